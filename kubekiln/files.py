@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How are files written so that nobody ever sees half of one?"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kubekiln.errors import StorageError
+
+_CHUNK = 1 << 20
+
+_STORAGE_HINTS = {
+    errno.ENOSPC: "free some disk space, or point XDG_CACHE_HOME at a larger disk",
+    errno.EDQUOT: "free some of your quota, or point XDG_CACHE_HOME at another disk",
+    errno.EROFS: "the file system is read-only: point XDG_CACHE_HOME at a writable place",
+    errno.EACCES: "check the owner and mode of the directory",
+    errno.EPERM: "check the owner and mode of the directory",
+}
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into a StorageError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE_HINTS:
+            raise
+        raise StorageError(
+            f"cannot write {error.filename or path}: {os.strerror(error.errno)}",
+            where=str(path),
+            hint=_STORAGE_HINTS[error.errno],
+        ) from error
+
+
+def make_dir(path: Path, *, mode: int = 0o755) -> Path:
+    """Make a directory and its parents; `mode` applies to the last one, also if it exists."""
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o7777 != mode:
+            path.chmod(mode)
+    return path
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Write a whole file: temporary file in the same directory, fsync, rename.
+
+    A reader sees the old content or the new one; a failure leaves the old one and no residue.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                os.fchmod(out.fileno(), mode)
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+            Path(temporary).rename(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_dir(path.parent)
+
+
+def sync_dir(path: Path) -> None:
+    """Make a rename in `path` durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: Path) -> str:
+    """Hash a file, as lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hash bytes, as lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, blocking: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold an advisory lock (flock(2)) on `path` while the block runs; it goes with the process.
+
+    With `blocking=False` raises StorageError at once if another process holds it.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(handle, kind if blocking else kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"another kubekiln holds {path}", hint="wait for it to end, then try again"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
