@@ -8,27 +8,38 @@ import signal
 import sys
 from typing import NoReturn
 
+import click
+
 from kubekiln.errors import EXIT_INTERRUPTED, KubekilnError
 
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake prints its lines, never a traceback."""
-    from kubekiln.cli.main import app
-
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=True)
+        code = _run()
     except KubekilnError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted: nothing half-made is left; run it again to go on", file=sys.stderr)
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) went away: not an error, but Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.exit(0)
+        code = 0
+    sys.exit(code)
+
+
+def _run() -> int:
+    from kubekiln.cli.main import app
+
+    # Not standalone: typer would turn an interrupt into exit code 1 and swallow our own errors.
+    result = app(standalone_mode=False)
+    return result if isinstance(result, int) else 0
 
 
 def _interrupt(_signum: int, _frame: object) -> NoReturn:

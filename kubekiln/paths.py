@@ -82,7 +82,7 @@ class Project:
 
 
 def cache_dir() -> Path:
-    """The user's cache, shared by all checkouts: $XDG_CACHE_HOME/kubekiln (XDG base directories)."""
+    """The user's cache, shared by all checkouts (XDG base directories)."""
     base = os.environ.get("XDG_CACHE_HOME")
     home = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
     return home / "kubekiln"

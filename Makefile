@@ -1,0 +1,78 @@
+# Doors to kubekiln; each is a `kubekiln …` verb or a test run. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON  ?= python3
+IMAGE   ?= debian-13
+CLUSTER ?= solo
+TARGET  ?= qemu
+
+BIN := .venv/bin
+KUBEKILN := $(BIN)/kubekiln
+PYTEST := $(BIN)/pytest
+
+.PHONY: help
+help: ## list the doors
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
+.PHONY: up down status image nodes
+up: setup ## [CLUSTER=solo] [TARGET=qemu] bake, render, boot, wait until Ready
+	@$(KUBEKILN) up $(CLUSTER) --target $(TARGET)
+
+down: setup ## [CLUSTER=solo] stop the machines and remove them; state and image stay
+	@$(KUBEKILN) down $(CLUSTER)
+
+status: setup ## [CLUSTER=solo] what runs, how far its boot is
+	@$(KUBEKILN) status $(CLUSTER)
+
+image: setup ## [IMAGE=debian-13] bake the golden image
+	@$(KUBEKILN) image bake $(IMAGE)
+
+nodes: setup ## [CLUSTER=solo] write user-data, meta-data, network-config and seed ISO per node
+	@$(KUBEKILN) cluster render $(CLUSTER)
+
+##@ Set up
+.PHONY: setup doctor clean
+setup: ## install what this host lacks (says what; sudo only for packages), make .venv
+	@$(PYTHON) kubekiln/bootstrap.py
+
+doctor: setup ## what this host can do, and how to get what it lacks
+	@$(KUBEKILN) doctor
+
+clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
+	@if [ -x $(KUBEKILN) ]; then $(KUBEKILN) down --all; fi
+	rm -rf build .venv
+
+##@ Develop
+.PHONY: fmt lint type fast check test e2e golden docs bench-bake
+fmt: setup ## format Python and shell
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: setup ## ruff, import rules
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports
+
+type: setup ## mypy --strict
+	@$(BIN)/mypy
+
+fast: setup ## unit, golden, element and house tests; no network, no root
+	@$(PYTEST) -q tests/unit tests/golden tests/elements tests/house
+
+check: lint type fast ## lint + types + fast tests
+
+test: check ## everything: check, then bake and boot for real
+	@$(PYTEST) -v tests/e2e
+
+e2e: setup ## the bakes and boots alone
+	@$(PYTEST) -v tests/e2e
+
+golden: setup ## rewrite the golden files (the rewriting run fails)
+	@$(PYTEST) -q tests/golden --golden-update
+
+docs: setup ## write the generated reference pages and JSON Schemas
+	@$(BIN)/python -m kubekiln.operations.reference
+
+bench-bake: setup ## measure the bakes and boots of the table in docs/performance.md
+	@$(BIN)/python bench/bake.py

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does a fresh host get what kubekiln needs? (`make setup`; standard library only.)
+
+Says what it is about to install, asks only on a terminal, uses sudo only for packages that are
+missing, and never touches the host's apt sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from kubekiln.host import missing_tools  # noqa: E402
+
+VENV = ROOT / ".venv"
+STAMP = VENV / "kubekiln-setup"
+SCOPES = ("bake", "build", "qemu", "nspawn", "check")
+
+
+def main() -> int:
+    """Install what is missing; 0 if the host is ready."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - this runs before anything checks it
+        return _fail(f"Python {sys.version.split()[0]} is too old", "install Python 3.11 or newer")
+    packages = sorted({tool.package for tool in missing_tools(*SCOPES)})
+    if importlib.util.find_spec("ensurepip") is None:
+        packages.append(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")
+    if packages and not _install_packages(packages):
+        return 1
+    return _make_venv()
+
+
+def _install_packages(packages: list[str]) -> bool:
+    if not shutil.which("apt-get"):
+        _fail(
+            f"these packages are missing: {' '.join(packages)}",
+            "install them with your system's package manager, then run it again",
+        )
+        return False
+    prefix = [] if os.geteuid() == 0 else ["sudo"]
+    if prefix and not shutil.which("sudo"):
+        _fail("not root and no sudo", f"as root: apt-get install {' '.join(packages)}")
+        return False
+    print(f"setup: installing from this host's own apt sources: {' '.join(packages)}", flush=True)
+    if sys.stdin.isatty() and not _agreed():
+        return False
+    quiet = ["-y", "-q", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"]
+    apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    if _call([*apt, "install", *quiet, *packages]) == 0:
+        return True
+    print("setup: refreshing the package lists and trying once more", flush=True)
+    if _call([*apt, "-q", "update"]) == 0 and _call([*apt, "install", *quiet, *packages]) == 0:
+        return True
+    _fail("apt-get failed", "its own message is above")
+    return False
+
+
+def _agreed() -> bool:
+    answer = input("setup: go on? [Y/n] ").strip().lower()
+    return answer in ("", "y", "yes")
+
+
+def _make_venv() -> int:
+    wanted = hashlib.sha256(
+        (ROOT / "requirements.txt").read_bytes() + sys.version.encode() + bytes(VENV)
+    ).hexdigest()
+    if STAMP.is_file() and STAMP.read_text() == wanted:
+        return 0
+    print(f"setup: making {VENV.relative_to(ROOT)} with the pinned Python packages", flush=True)
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
+    steps = (
+        [sys.executable, "-m", "venv", "--clear", str(VENV)],
+        [*pip, "install", "--require-hashes", "--no-deps", "-r", str(ROOT / "requirements.txt")],
+        [*pip, "install", "--no-deps", "--no-build-isolation", "-e", str(ROOT)],
+    )
+    for step in steps:
+        if _call(step) != 0:
+            return _fail(f"`{' '.join(step)}` failed", "its own message is above")
+    STAMP.write_text(wanted)
+    return 0
+
+
+def _call(argv: list[str]) -> int:
+    # The one process call outside kubekiln.process: this file runs before its imports exist.
+    return os.spawnvp(os.P_WAIT, argv[0], argv)
+
+
+def _fail(what: str, hint: str) -> int:
+    print(f"error: {what}\n  hint: {hint}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
