@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from kubekiln.errors import CommandFailed, ToolMissing
-from kubekiln.secret import Secret
 
 _TAIL_LINES = 20
 _TERM_GRACE_S = 10.0
@@ -33,9 +32,12 @@ _PASSED_ON = (
 
 @dataclass(frozen=True)
 class Command:
-    """A process to be started, as a value: argv, never a shell string."""
+    """A process to be started, as a value: argv, never a shell string.
 
-    argv: Sequence[str | Path | Secret]
+    A secret goes through `stdin` or a file: argv is there for all to read in /proc.
+    """
+
+    argv: Sequence[str | Path]
     cwd: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes | None = None
@@ -50,8 +52,8 @@ class Command:
     """Give the child our own stdin, stdout and stderr (for interactive programs)."""
 
     def real_argv(self) -> list[str]:
-        """Give the argv to execute, with secrets revealed and sudo in front where needed."""
-        words = [a.reveal_text() if isinstance(a, Secret) else str(a) for a in self.argv]
+        """Give the argv to execute, with sudo in front where needed."""
+        words = [str(a) for a in self.argv]
         if self.as_root and os.geteuid() != 0:
             kept = [f"{key}={value}" for key, value in self.env.items()]
             return ["sudo", "-n", *(["env", *kept] if kept else []), *words]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every test: fast ones start no process and reach no network but loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FAST = ("unit", "golden", "elements", "house")
+
+
+class Fence(BaseException):
+    """A test did what it didn't declare; not an Exception, so that no handler swallows it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden-update", action="store_true", help="rewrite golden files, then fail")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("root", "nspawn")) and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root: mounts, namespaces, chroot"))
+
+
+@pytest.fixture
+def golden_update(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--golden-update"))
+
+
+@pytest.fixture(autouse=True)
+def fence(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse processes that aren't named by `@pytest.mark.processes`, and any outside address."""
+    kind = request.path.relative_to(ROOT / "tests").parts[0]
+    if kind not in FAST:
+        yield
+        return
+    marker = request.node.get_closest_marker("processes")
+    allowed = set(marker.args) if marker else set()
+    real_popen, real_connect = subprocess.Popen.__init__, socket.socket.connect
+
+    def popen(self: Any, args: Any, *rest: Any, **more: Any) -> None:
+        tool = Path(str(args if isinstance(args, str) else args[0])).name
+        if tool not in allowed and not tool.startswith("python"):
+            raise Fence(f"{request.node.nodeid} started {tool!r} without declaring it")
+        if tool.startswith("python") and "python" not in allowed:
+            raise Fence(f"{request.node.nodeid} started {tool!r} without declaring 'python'")
+        real_popen(self, args, *rest, **more)
+
+    def connect(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else "unix"
+        if host not in ("127.0.0.1", "::1", "localhost", "unix"):
+            raise Fence(f"{request.node.nodeid} connects to {host}")
+        real_connect(self, address)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", popen)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    yield

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a file either whole or not there?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from kubekiln.errors import StorageError
+from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
+from kubekiln.secret import Secret
+
+
+def test_a_file_gets_its_mode_and_content(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "key"
+
+    write_atomic(path, b"x", mode=0o600)
+
+    assert path.read_bytes() == b"x"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sha256_file(path) == sha256_bytes(b"x")
+
+
+@pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "free"), (errno.EROFS, "read-only")])
+def test_a_bad_disk_leaves_the_old_content_and_no_residue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+
+    def fail(_handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError) as caught:
+        write_atomic(path, "new")
+
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert hint in str(caught.value)
+
+
+def test_an_existing_directory_gets_the_asked_mode(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir(mode=0o755)
+
+    assert make_dir(tmp_path / "d", mode=0o700).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(StorageError, match="another kubekiln"),
+        locked(tmp_path / "lock", blocking=False),
+    ):
+        pass
+
+    with locked(tmp_path / "lock", blocking=False):
+        pass
+
+
+def test_a_secret_is_never_shown_or_pickled() -> None:
+    secret = Secret("hunter2")
+
+    assert f"{secret} {secret!r}" == "*** Secret(***)"
+    assert secret == Secret(b"hunter2")
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the one door to processes tell what failed, and end what it started?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kubekiln.errors import CommandFailed, ToolMissing
+from kubekiln.process import Command, RecordingRunner, Result, run
+
+
+@pytest.mark.processes("sh")
+def test_a_failure_names_command_exit_and_last_lines() -> None:
+    with pytest.raises(CommandFailed) as caught:
+        run(Command(["sh", "-c", "echo one; echo two >&2; exit 3"]))
+
+    text = str(caught.value)
+    assert "sh failed: exit code 3" in text
+    assert "$ sh -c 'echo one; echo two >&2; exit 3'" in text
+    assert "| two" in text
+
+
+@pytest.mark.processes("sh")
+def test_a_signal_is_called_by_its_name() -> None:
+    with pytest.raises(CommandFailed, match="killed by SIGKILL"):
+        run(Command(["sh", "-c", "kill -9 $$"]))
+
+
+@pytest.mark.processes("sh")
+def test_a_log_takes_the_output_and_is_named_in_the_failure(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "a.log"
+
+    with pytest.raises(CommandFailed) as caught:
+        run(Command(["sh", "-c", "echo into the log; exit 1"], log=log))
+
+    assert log.read_text() == "into the log\n"
+    assert str(log) in str(caught.value)
+    assert "| into the log" in str(caught.value)
+
+
+@pytest.mark.processes("env")
+def test_the_environment_is_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "leak")
+
+    seen = run(Command(["env"], env={"MINE": "1"})).text
+
+    assert "AWS_SECRET_ACCESS_KEY" not in seen
+    assert "MINE=1" in seen
+    assert "LC_ALL=C.UTF-8" in seen
+
+
+def test_a_missing_tool_says_what_for() -> None:
+    with pytest.raises(ToolMissing, match="needed to read disks") as caught:
+        run(Command(["no-such-tool-here"], what_for="to read disks"))
+
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.processes("sleep")
+def test_a_time_out_ends_the_process() -> None:
+    with pytest.raises(CommandFailed, match="not finished after 0.1 s"):
+        run(Command(["sleep", "600"], timeout_s=0.1))
+
+
+@pytest.mark.processes("sh")
+def test_an_interrupt_ends_the_whole_process_group(tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    script = f"sleep 600 & echo $! > {marker}.new; mv {marker}.new {marker}; wait"
+
+    def interrupt() -> None:
+        while not marker.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(Command(["sh", "-c", script]))
+
+    state = Path(f"/proc/{int(marker.read_text())}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_recorder_runs_nothing_and_answers_by_tool() -> None:
+    runner = RecordingRunner({"sfdisk": Result(0, b"{}")})
+
+    assert runner.run(Command(["/sbin/sfdisk", "-J", "x"])).text == "{}"
+    assert [str(c) for c in runner.commands] == ["/sbin/sfdisk -J x"]
