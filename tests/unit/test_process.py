@@ -82,8 +82,15 @@ def test_an_interrupt_ends_the_whole_process_group(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Command(["sh", "-c", script]))
 
-    state = Path(f"/proc/{int(marker.read_text())}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    deadline = time.monotonic() + 10
+    while runs(int(marker.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not runs(int(marker.read_text()))
+
+
+def runs(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().split()[2] != "Z"
 
 
 def test_a_recorder_runs_nothing_and_answers_by_tool() -> None:
