@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long do bakes and boots take on this host, against the figures we hold ourselves to?
+
+Works on a copy of the project with a stage cache of its own; only the component store is shared, so
+the user's image and caches stay as they are. Prints a table; asserts nothing (machines are noisy).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubekiln.paths import Project, cache_dir
+from kubekiln.process import Command, run
+
+_COPIED = ("kubekiln", "pipeline", "cloudinit", "elements", "configs", "Makefile")
+_CHANGED_ELEMENT = "elements/k8s-base/README.rst"
+_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    value: float
+    unit: str
+    at_most: float
+
+    def row(self) -> str:
+        """Lay it out as a line of a Markdown table."""
+        verdict = "" if self.value <= self.at_most else " (over)"
+        return f"| {self.name} | {self.value:,.1f} {self.unit}{verdict} | {self.at_most:,g} {self.unit} |"
+
+
+class Bench:
+    """A copy of the project whose stage cache starts empty."""
+
+    def __init__(self, scratch: Path, project: Project) -> None:
+        self.root = scratch / "project"
+        self.cache = scratch / "cache"
+        self.root.mkdir()
+        for name in _COPIED:
+            source = project.root / name
+            if source.is_dir():
+                shutil.copytree(source, self.root / name, symlinks=True)
+            else:
+                shutil.copy2(source, self.root / name)
+        (self.cache / "kubekiln").mkdir(parents=True)
+        for shared in ("store", "toolchains"):
+            (cache_dir() / shared).mkdir(parents=True, exist_ok=True)
+            (self.cache / "kubekiln" / shared).symlink_to(cache_dir() / shared)
+
+    def kubekiln(self, *arguments: str) -> float:
+        """Run a verb in the copy; gives its wall time in seconds."""
+        env = {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(self.root), "CI": "true"}
+        command = Command(
+            [sys.executable, "-m", "kubekiln", *arguments], cwd=self.root, env=env, inherit=True
+        )
+        started = time.monotonic()
+        run(command)
+        return time.monotonic() - started
+
+    def touch_element(self) -> None:
+        """Change one file of one element, in a way that changes its content."""
+        path = self.root / _CHANGED_ELEMENT
+        path.write_text(path.read_text() + "\n.. changed by the bench\n")
+
+
+@contextmanager
+def bench_copy() -> Iterator[Bench]:
+    """Make the copy; it is removed at the end."""
+    project = Project.find(Path(__file__).parent)
+    (project.build_dir / "bench").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=project.build_dir / "bench") as scratch:
+        yield Bench(Path(scratch), project)
+
+
+def bakes(bench: Bench) -> Iterator[Figure]:
+    """Measure the bakes of the table."""
+    yield Figure("bake, components in the store", bench.kubekiln("image", "bake"), "s", 120)
+    yield Figure("bake again, nothing changed", bench.kubekiln("image", "bake"), "s", 2)
+    bench.touch_element()
+    yield Figure("bake again, an element's file changed", bench.kubekiln("image", "bake"), "s", 60)
+    newest = max((bench.root / "build" / "images").glob("*.qcow2"), key=lambda p: p.stat().st_mtime)
+    yield Figure("qcow2", newest.resolve().stat().st_size / _MB, "MB", 450)
+
+
+def payloads(bench: Bench) -> Iterator[Figure]:
+    """Measure what a node gets, and the command's own start."""
+    bench.kubekiln("cluster", "render", "solo")
+    user_data = bench.root / "build" / "nodes" / "solo" / "solo-1" / "user-data"
+    size = len(gzip.compress(user_data.read_bytes(), 9, mtime=0))
+    yield Figure("user-data of single, gzip", size, "B", 16384)
+    yield Figure("kubekiln --help", min(bench.kubekiln("--help") for _ in range(3)), "s", 0.4)
+
+
+def boots(bench: Bench, targets: list[str]) -> Iterator[Figure]:
+    """Measure power-on to Ready as the node's own boot report gives it."""
+    for target, at_most in (("nspawn", 12), ("qemu", 150)):
+        if target not in targets:
+            continue
+        bench.kubekiln("up", "solo", "--target", target)
+        try:
+            console = bench.root / "build" / "machines" / "solo" / "solo-1" / "console.log"
+            found = re.findall(
+                r"KUBEKILN phase=ready t=([\d.]+)", console.read_text("utf-8", "replace")
+            )
+            yield Figure(f"power-on to Ready, {target}", float(found[-1]), "s", at_most)
+        finally:
+            bench.kubekiln("down", "solo")
+
+
+def main() -> None:
+    """Print the table for this host."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", nargs="*", default=["nspawn", "qemu"])
+    targets = parser.parse_args().targets
+    measures: tuple[Callable[[Bench], Iterator[Figure]], ...] = (
+        bakes,
+        payloads,
+        lambda bench: boots(bench, targets),
+    )
+    with bench_copy() as bench:
+        figures = [figure for measure in measures for figure in measure(bench)]
+    print("| figure | here | at most |\n|---|---|---|")
+    for figure in figures:
+        print(figure.row())
+
+
+if __name__ == "__main__":
+    main()
