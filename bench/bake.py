@@ -39,7 +39,8 @@ class Figure:
     def row(self) -> str:
         """Lay it out as a line of a Markdown table."""
         verdict = "" if self.value <= self.at_most else " (over)"
-        return f"| {self.name} | {self.value:,.1f} {self.unit}{verdict} | {self.at_most:,g} {self.unit} |"
+        measured = f"{self.value:,.1f} {self.unit}{verdict}"
+        return f"| {self.name} | {measured} | {self.at_most:,g} {self.unit} |"
 
 
 class Bench:

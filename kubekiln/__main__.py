@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import NoReturn
-
-import click
 
 from kubekiln.errors import EXIT_INTERRUPTED, KubekilnError
 
@@ -17,29 +14,26 @@ def main() -> NoReturn:
     """Run the command line; a user's mistake prints its lines, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = _run()
+        _run()
     except KubekilnError as error:
         print(error, file=sys.stderr)
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted: nothing half-made is left; run it again to go on", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) went away: not an error, but Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+    except SystemExit as exit_:  # typer turns an interrupt into this
+        sys.exit(_interrupted() if exit_.code == EXIT_INTERRUPTED else exit_.code)
+    sys.exit(0)
 
 
-def _run() -> int:
+def _run() -> None:
     from kubekiln.cli.main import app
 
-    # Not standalone: typer would turn an interrupt into exit code 1 and swallow our own errors.
-    result = app(standalone_mode=False)
-    return result if isinstance(result, int) else 0
+    app()
+
+
+def _interrupted() -> int:
+    print("interrupted: nothing half-made is left; run it again to go on", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def _interrupt(_signum: int, _frame: object) -> NoReturn:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 from kubekiln.config import Model
@@ -112,16 +111,18 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
-def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        for name in sorted(command.commands):
-            yield from _commands(f"{path} {name}", command.commands[name])
-    else:
+def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Walk typer's command tree (its classes are private: asked for what they can do)."""
+    below = getattr(command, "commands", None)
+    if below is None:
         yield path, command
+        return
+    for name in sorted(below):
+        yield from _commands(f"{path} {name}", below[name])
 
 
-def _parameter(parameter: click.Parameter) -> str:
-    if isinstance(parameter, click.Option):
+def _parameter(parameter: Any) -> str:
+    if parameter.param_type_name == "option":
         shown = ", ".join(f"`{o}`" for o in (*parameter.opts, *parameter.secondary_opts))
     else:
         shown = f"`{(parameter.name or '').upper()}`"
