@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does a node run as a QEMU machine on this host, without privileges?
+
+KVM where it works, TCG elsewhere; user networking with the API's port forwarded; the seed as a CD.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubekiln.errors import KubekilnError, Problem
+from kubekiln.files import make_dir
+from kubekiln.process import Command, find_tool, run
+from kubekiln.progress import say
+from pipeline.targets.console import read_console
+from pipeline.targets.kvm import QEMU, kvm_works
+from pipeline.targets.machine import Machine, MachineStatus
+from pipeline.targets.ports import check_port
+from pipeline.targets.processes import find_processes, kill_all, send, wait_gone
+from pipeline.targets.qmp import execute, socket_path
+
+_POWER_OFF_S = 90.0
+_QUIT_S = 10.0
+# QEMU 7.2 panics guests with several CPUs under TCG; 10.0 was seen to run them (docs/targets.md).
+_SMP_UNDER_TCG_SINCE = 10
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How a guest's instructions are executed."""
+
+    name: str
+    cpus: int
+    arguments: tuple[str, ...]
+    note: str | None = None
+    """What the user should know about it."""
+
+
+class QemuTarget:
+    """Runs machines as QEMU processes of this user."""
+
+    name = "qemu"
+
+    def problems(self) -> list[Problem]:
+        """Say which tool lacks."""
+        return [
+            Problem(
+                f"program {tool!r} not found (needed to run virtual machines)",
+                hint="`make setup` installs it",
+            )
+            for tool in (QEMU, "qemu-img")
+            if find_tool(tool) is None
+        ]
+
+    def boot(self, machine: Machine) -> None:
+        """Make the machine's disk on top of the image's, and start QEMU in the background."""
+        if _pids(machine):
+            return
+        if machine.api_host_port is not None:
+            check_port(machine.api_host_port, machine.name)
+        make_dir(machine.run_dir)
+        make_disk(machine)
+        accelerator = choose_accelerator(machine.cpus)
+        if accelerator.note:
+            say(f"note: {accelerator.note}")
+        for trace in (machine.console_log, socket_path(machine.run_dir)):
+            trace.unlink(missing_ok=True)
+        machine.console_log.touch(mode=0o600)
+        (machine.run_dir / "accelerator").write_text(accelerator.name)
+        run(Command(qemu_command(machine, accelerator)))
+
+    def status(self, machine: Machine) -> MachineStatus:
+        """Look for QEMU's process and read the machine's console."""
+        pids, report = _pids(machine), read_console(machine.console_log)
+        if not pids:
+            known = _disk(machine).exists()
+            return MachineStatus("stopped" if known else "absent", report=report)
+        note = machine.run_dir / "accelerator"
+        how = f"QEMU, {note.read_text()}" if note.exists() else "QEMU"
+        return MachineStatus("running", pids[0], how, report)
+
+    def stop(self, machine: Machine, *, graceful: bool = True) -> None:
+        """Press the power button; end QEMU if the machine doesn't go in time."""
+        if _pids(machine) and graceful and _told(machine, "system_powerdown"):
+            wait_gone(QEMU, _marker(machine), timeout_s=_POWER_OFF_S)
+        if _pids(machine) and _told(machine, "quit"):
+            wait_gone(QEMU, _marker(machine), timeout_s=_QUIT_S)
+        send(_pids(machine), signal.SIGTERM, as_root=False)
+        if not wait_gone(QEMU, _marker(machine), timeout_s=_QUIT_S):
+            kill_all(QEMU, _marker(machine), as_root=False)
+        socket_path(machine.run_dir).unlink(missing_ok=True)
+
+    def destroy(self, machine: Machine) -> None:
+        """End QEMU and remove the machine's disk and traces."""
+        self.stop(machine, graceful=False)
+        shutil.rmtree(machine.run_dir, ignore_errors=True)
+        directory = machine.network_dir
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+
+
+def choose_accelerator(cpus: int) -> Accelerator:
+    """Take KVM if it runs a guest, else TCG with as many CPUs as this QEMU can emulate."""
+    works, why = kvm_works()
+    if works:
+        return Accelerator("kvm", cpus, ("-accel", "kvm", "-cpu", "host"))
+    version = qemu_version()
+    # tb-size: translated code of a whole Kubernetes node doesn't fit into the default cache.
+    arguments = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max")
+    if version[0] >= _SMP_UNDER_TCG_SINCE or cpus == 1:
+        note = f"no KVM ({why}): the machine is emulated (TCG), a boot takes minutes"
+        return Accelerator("tcg", cpus, arguments, note)
+    shown = ".".join(map(str, version))
+    note = (
+        f"no KVM ({why}), and QEMU {shown} panics emulated machines with several CPUs: one CPU, "
+        f"a boot takes several minutes; `kubekiln doctor` says how to get QEMU "
+        f"{_SMP_UNDER_TCG_SINCE}, and --target nspawn is much faster"
+    )
+    return Accelerator("tcg", 1, arguments, note)
+
+
+def qemu_version() -> tuple[int, int]:
+    """Ask QEMU for its version; raises KubekilnError if it can't be told."""
+    said = run(Command([QEMU, "--version"], what_for="to run virtual machines")).text
+    match = re.search(r"version (\d+)\.(\d+)", said)
+    if not match:
+        raise KubekilnError(f"{QEMU} does not tell its version: {said[:80]!r}")
+    return int(match[1]), int(match[2])
+
+
+def make_disk(machine: Machine) -> None:
+    """Make the machine's disk, a layer on the image's, unless it has one already."""
+    disk = _disk(machine)
+    if disk.exists():
+        return
+    half = disk.with_suffix(".half")
+    run(
+        Command(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2",
+             "-b", machine.image.qcow2.resolve(), half, f"{machine.disk_gib}G"],
+            what_for="to make the machine's disk",
+        )
+    )  # fmt: skip
+    half.rename(disk)
+
+
+def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]:
+    """QEMU's whole command line; devices are those that Debian's cloud kernel has drivers for."""
+    return [
+        QEMU, "-name", f"{machine.cluster}-{machine.name}",
+        "-no-user-config", "-nodefaults", "-display", "none",
+        "-machine", "q35",
+        *accelerator.arguments,
+        "-smp", str(accelerator.cpus),
+        "-m", str(machine.memory_mib),
+        # Not synced for every write of etcd: the machine is as durable as the host's page cache.
+        "-drive", f"file={_option(_disk(machine))},if=none,id=root,format=qcow2,"
+        "cache=unsafe,discard=unmap",
+        "-device", "virtio-blk-pci,drive=root,bootindex=1",
+        # A SATA CD-ROM (q35's own) would be invisible: the cloud kernel has no AHCI driver.
+        "-device", "virtio-scsi-pci,id=scsi",
+        "-drive", f"file={_option(machine.seed_iso)},if=none,id=seed,format=raw,readonly=on,"
+        "media=cdrom",
+        "-device", "scsi-cd,bus=scsi.0,drive=seed",
+        "-netdev", network_option(machine),
+        "-device", f"virtio-net-pci,netdev=nodes,mac={machine.mac},romfile=",
+        "-object", "rng-random,id=random,filename=/dev/urandom",
+        "-device", "virtio-rng-pci,rng=random",
+        "-chardev", f"file,id=console,path={_option(machine.console_log)},append=on",
+        "-serial", "chardev:console",
+        "-qmp", f"unix:{_option(socket_path(machine.run_dir))},server=on,wait=off",
+        "-pidfile", machine.run_dir / "pid",
+        "-daemonize",
+    ]  # fmt: skip
+
+
+def network_option(machine: Machine) -> str:
+    """User networking that is the node's network: the host's side has the gateway's address."""
+    option = f"user,id=nodes,ipv6=off,net={machine.address.network},host={machine.gateway}"
+    if machine.api_host_port is not None:
+        to = f"{machine.address.ip}:{machine.api_port}"
+        option += f",hostfwd=tcp:127.0.0.1:{machine.api_host_port}-{to}"
+    return option
+
+
+def _option(path: Path) -> str:
+    """In QEMU's option lists a comma is written twice."""
+    return str(path).replace(",", ",,")
+
+
+def _disk(machine: Machine) -> Path:
+    return machine.run_dir / "disk.qcow2"
+
+
+def _marker(machine: Machine) -> str:
+    return str(machine.run_dir / "pid")
+
+
+def _pids(machine: Machine) -> list[int]:
+    return find_processes(QEMU, _marker(machine))
+
+
+def _told(machine: Machine, command: str) -> bool:
+    try:
+        execute(socket_path(machine.run_dir), command)
+    except KubekilnError:
+        return False  # it is on its way out, or hangs: the caller goes on to firmer means
+    return True
