@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""May this machine take up its role? Opens the gate (kubekiln.target) or says why not.
+
+Runs at every boot, after cloud-init wrote the files. Exit status: 0 open, 1 closed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from kubekiln_node.console import machine_seconds, quote, say
+from kubekiln_node.manifest import Manifest, ManifestError, read_manifest
+from kubekiln_node.status import STATUS_PATH, write_atomic, write_status
+from kubekiln_node.verify import find_problems, owner_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MANIFEST_PATH = "/etc/kubekiln/node.json"
+CLOUD_INIT_STATUS = "/run/cloud-init/status.json"
+# cloud-init's own switch (its generator and units look at it).
+CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
+CLOUD_INIT_OFF_TEXT = """\
+Written by kubekiln-activate: this node has its role. A node is replaced, not configured anew: what
+a lost, changed or foreign seed would do to it at a later boot is nothing.
+"""
+TARGET = "kubekiln.target"
+RELOAD = ("systemctl", "daemon-reload")
+START = ("systemctl", "start", "--no-block", TARGET)
+
+
+def main() -> int:
+    """Verify, then open the gate or keep it closed."""
+    return activate(run=_run, host_name=os.uname().nodename, owner_of=owner_name)
+
+
+def activate(
+    *,
+    run: Callable[[Sequence[str]], int],
+    host_name: str,
+    owner_of: Callable[[int, int], str],
+    root: str = "",
+    now: Callable[[], float] = machine_seconds,
+    tell: Callable[[str], None] = say,
+) -> int:
+    """Do all of `main` below `root`, with the given doors to the outside."""
+    started = now()
+    manifest, problems = _judge(host_name=host_name, owner_of=owner_of, root=root)
+    node = manifest.node if manifest else host_name
+    if manifest and not problems:
+        tell(f"KUBEKILN phase=userdata t={started:.1f} node={node}")
+        problems = _open(manifest, started=started, run=run, root=root, now=now)
+    if not problems:
+        tell(f"KUBEKILN phase=activated t={now():.1f} node={node}")
+        return 0
+    _write(root, manifest, gate="closed", reasons=problems, phases={})
+    for problem in problems:
+        tell(f"KUBEKILN gate=closed reason={quote(problem)} t={now():.1f} node={node}")
+    return 1
+
+
+def _open(
+    manifest: Manifest,
+    *,
+    started: float,
+    run: Callable[[Sequence[str]], int],
+    root: str,
+    now: Callable[[], float],
+) -> list[str]:
+    """Start the role; what went wrong."""
+    # After the first time systemd has read the role's units while it started.
+    if not os.path.exists(root + CLOUD_INIT_OFF):
+        problems = _run_all([RELOAD], run)
+        if problems:
+            return problems
+        write_atomic(root + CLOUD_INIT_OFF, CLOUD_INIT_OFF_TEXT, mode=0o644)
+    # Before the start: kubekiln-report goes on from here.
+    phases = {"userdata": round(started, 1), "activated": round(now(), 1)}
+    _write(root, manifest, gate="open", reasons=[], phases=phases)
+    return _run_all([START], run)
+
+
+def _judge(
+    *, host_name: str, owner_of: Callable[[int, int], str], root: str
+) -> tuple[Manifest | None, list[str]]:
+    try:
+        manifest = read_manifest(root + MANIFEST_PATH)
+    except FileNotFoundError:
+        return None, [f"no {MANIFEST_PATH}: cloud-init got no usable user-data", *_complaints(root)]
+    except ManifestError as error:
+        return None, [*error.reasons, *_complaints(root)]
+    except OSError as error:
+        return None, [f"{MANIFEST_PATH} can't be read: {error.strerror}"]
+    problems = find_problems(manifest, host_name=host_name, root=root, owner_of=owner_of)
+    return manifest, [*problems, *(_complaints(root) if problems else [])]
+
+
+def _complaints(root: str) -> list[str]:
+    """Quote what cloud-init itself found wrong; nothing if its turn was at an earlier boot."""
+    if os.path.exists(root + CLOUD_INIT_OFF):
+        return []
+    try:
+        with open(root + CLOUD_INIT_STATUS, encoding="utf-8") as stream:
+            stages = json.load(stream)["v1"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ["cloud-init left no status: it did not run"]
+    found: list[str] = []
+    for stage in stages.values():
+        if not isinstance(stage, dict):
+            continue
+        texts = list(stage.get("errors") or [])
+        for level, lines in (stage.get("recoverable_errors") or {}).items():
+            if level in ("WARNING", "ERROR", "CRITICAL"):
+                texts += lines
+        found += [f"cloud-init: {text}" for text in texts if f"cloud-init: {text}" not in found]
+    return found or ["cloud-init reports no error, see /var/log/cloud-init.log"]
+
+
+def _run_all(commands: Sequence[Sequence[str]], run: Callable[[Sequence[str]], int]) -> list[str]:
+    for command in commands:
+        status = run(command)
+        if status:
+            return [f"{' '.join(command)} failed with exit status {status}"]
+    return []
+
+
+def _run(command: Sequence[str]) -> int:
+    # Not the subprocess module: its import costs as much as the whole rest of this program.
+    pid = os.posix_spawnp(command[0], list(command), os.environ)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _write(
+    root: str,
+    manifest: Manifest | None,
+    *,
+    gate: str,
+    reasons: list[str],
+    phases: dict[str, float],
+) -> None:
+    status: dict[str, object] = {"schema": 1, "gate": gate, "reasons": reasons, "phases": phases}
+    if manifest:
+        for key in ("cluster", "node", "role", "kubernetes"):
+            status[key] = getattr(manifest, key)
+    write_status(status | {"failing": [], "complete": False}, root + STATUS_PATH)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which phases does this node's role go through, and how is each one recognised?"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from typing import TYPE_CHECKING, NamedTuple
+
+from kubekiln_node.api import Answer, client_context, get
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kubekiln_node.manifest import Manifest
+
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+ADDONS_UNIT = "kubekiln-addons.service"
+
+
+class Phase(NamedTuple):
+    """A step of the boot and the question whether it has been reached."""
+
+    name: str
+    reached: Callable[[], bool]
+
+
+class ApiView:
+    """The API server as this node's kubelet sees it (the credential may be late on disk)."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._node = manifest.node
+        self._report = {key: str(value) for key, value in manifest.report.items()}
+        self._context: ssl.SSLContext | None = None
+
+    def is_serving(self) -> bool:
+        """Ask whether the server itself says that it is ready."""
+        return self._get("/readyz").status == 200
+
+    def has_node(self) -> bool:
+        """Ask whether this node is registered."""
+        return kubelet_has_registered(self._get(self._node_path).json())
+
+    def is_node_ready(self) -> bool:
+        """Ask whether this node's Ready condition is True."""
+        return node_is_ready(self._get(self._node_path).json())
+
+    @property
+    def _node_path(self) -> str:
+        return f"/api/v1/nodes/{self._node}"
+
+    def _get(self, path: str) -> Answer:
+        context = self._context or self._load()
+        return get(self._report["server"], path, context) if context else Answer(0, b"")
+
+    def _load(self) -> ssl.SSLContext | None:
+        report = self._report
+        try:
+            self._context = client_context(ca=report["ca"], cert=report["cert"], key=report["key"])
+        except OSError:  # ssl.SSLError is one
+            return None
+        return self._context
+
+
+def kubelet_has_registered(node: dict[str, object]) -> bool:
+    """Tell a registered Node from one that only labels were applied to: it knows its kubelet."""
+    status = node.get("status")
+    info = status.get("nodeInfo") if isinstance(status, dict) else None
+    return bool(isinstance(info, dict) and info.get("kubeletVersion"))
+
+
+def node_is_ready(node: dict[str, object]) -> bool:
+    """Read the Ready condition of a Node object."""
+    status = node.get("status")
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    return any(
+        condition.get("type") == "Ready" and condition.get("status") == "True"
+        for condition in conditions or []
+    )
+
+
+def phases_of(manifest: Manifest) -> list[Phase]:
+    """List the phases after activation that this role has, in order."""
+    units = set(manifest.units)
+    api = ApiView(manifest)
+    phases = []
+    if "kubelet.service" in units:
+        phases.append(Phase("containerd", lambda: accepts_unix(CONTAINERD_SOCKET)))
+    if "etcd.service" in units:
+        phases.append(Phase("etcd", lambda: accepts_tcp(str(manifest.report["etcd"]))))
+    phases.append(Phase("api", api.is_serving))
+    if "kubelet.service" in units:
+        phases += [Phase("registered", api.has_node), Phase("ready", api.is_node_ready)]
+    if ADDONS_UNIT in units:
+        phases.append(Phase("addons", lambda: is_active(ADDONS_UNIT)))
+    return phases
+
+
+def accepts_unix(path: str) -> bool:
+    """Ask whether something accepts connections on a Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
+        end.settimeout(1.0)
+        return _connects(end, path)
+
+
+def accepts_tcp(address: str) -> bool:
+    """Ask whether something accepts connections on `host:port`."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as end:
+        end.settimeout(1.0)
+        return _connects(end, (host.strip("[]"), int(port)))
+
+
+def _connects(end: socket.socket, address: str | tuple[str, int]) -> bool:
+    try:
+        end.connect(address)
+    except OSError:
+        return False
+    return True
+
+
+def is_active(unit: str) -> bool:
+    """Ask systemd whether a unit is active."""
+    pid = os.posix_spawnp("systemctl", ["systemctl", "--quiet", "is-active", unit], os.environ)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
