@@ -31,6 +31,8 @@ from pipeline.targets.processes import (
 from pipeline.targets.roots import ensure_root
 
 SCRIPT = Path(__file__).with_name("nspawn-machine.sh")
+# There when systemd is this host's init (sd_booted(3)).
+SYSTEMD = Path("/run/systemd/system")
 _PROXY = Path("/lib/systemd/systemd-socket-proxyd")
 _START_S = 30.0
 # Pods get 30 s to end; a machine that hasn't gone after that is cut off.
@@ -142,7 +144,7 @@ def start_command(machine: Machine, lower: Path, network: int) -> list[str | Pat
         "bash", SCRIPT, machine.run_dir, lower, str(network), machine.mac, cable_name(machine),
         port, f"{machine.address.ip}:{machine.api_port}", *nspawn_command(machine),
     ]  # fmt: skip
-    if Path("/run/systemd/system").is_dir():
+    if SYSTEMD.is_dir():
         unit = f"kubekiln-{cable_name(machine)}"
         # A unit with delegated control groups: the session's scope may not be subdivided.
         return ["systemd-run", "--quiet", "--collect", f"--unit={unit}",

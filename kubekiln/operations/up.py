@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does a cluster come up: bake, render, boot, wait until it is Ready?"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cloudinit.model import Cluster
+from cloudinit.render import RenderedCluster
+from kubekiln.errors import ConfigError, KubekilnError, Problem
+from kubekiln.files import make_dir, write_atomic
+from kubekiln.operations.kubectl import pinned_kubectl
+from kubekiln.operations.prepare import bake_image, load, render
+from kubekiln.operations.wait import Boot, ask_ready_nodes
+from kubekiln.paths import Project
+from kubekiln.progress import say, step
+from pipeline.targets.machine import BootImage, Machine
+from pipeline.targets.protocol import Target
+from pipeline.targets.record import Record, read_record, record_of, write_record
+from pipeline.targets.registry import find_target
+
+# What a boot may take: TCG on a busy host was seen to need five minutes.
+DEFAULT_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True)
+class Up:
+    """A cluster that is Ready."""
+
+    cluster: str
+    kubeconfig: Path
+    nodes: tuple[str, ...]
+    seconds: float
+    """From power-on, or since the command was given if the machines ran already."""
+
+
+def bring_up(
+    project: Project, name: str, *, target_name: str, timeout_s: float, keep: bool = False
+) -> Up:
+    """Bake (from the cache if it can), render, boot and wait until every node is Ready.
+
+    An interrupt, and unless `keep` a failure, leaves nothing running of what this call started.
+    """
+    target = find_target(target_name)
+    plan = load(project, name)
+    check_target(target, target_name, project, plan.cluster)
+    image = bake_image(project, plan)
+    rendered = render(project, plan)
+    kubectl = pinned_kubectl(project, plan.cluster.kubernetes)
+    machines = [
+        keep_or_make(machine, target_name)
+        for machine in plan_machines(project, plan.cluster, rendered, image)
+    ]
+    started = time.monotonic()
+    with undone_unless_up(target, machines, project=project, keep=keep) as booted:
+        for machine in machines:
+            boot(target, target_name, machine, booted)
+        with step(f"Waiting for {plan.cluster.name}") as note:
+            watch = Boot(
+                target, machines, lambda: ask_ready_nodes(kubectl, rendered.admin_kubeconfig)
+            )
+            watch.wait(timeout_s=timeout_s, note=note)
+    seconds = time.monotonic() - started
+    names = tuple(machine.name for machine in machines)
+    return Up(plan.cluster.name, rendered.admin_kubeconfig, names, seconds)
+
+
+def check_target(target: Target, name: str, project: Project, cluster: Cluster) -> None:
+    """Raise before any work if this host can't run the machines, or they run elsewhere."""
+    problems = target.problems()
+    for node in cluster.nodes:
+        record = read_record(project.machines_dir / cluster.name / node.name)
+        if record and record.target != name:
+            hint = f"`kubekiln down {cluster.name}` removes it, or use --target {record.target}"
+            what = f"{node.name} is there already as a machine of target {record.target}"
+            problems.append(Problem(what, hint=hint))
+    if problems:
+        raise KubekilnError.of(problems)
+
+
+def plan_machines(
+    project: Project, cluster: Cluster, rendered: RenderedCluster, image: BootImage
+) -> list[Machine]:
+    """Join what the two halves made: a machine is an image and a seed."""
+    seeds = {node.name: node for node in rendered.nodes}
+    network = cluster.network.node_cidr
+    # Without a router of its own the network still needs an address for the host's side.
+    gateway = cluster.network.gateway or network[-2]
+    machines = []
+    for index, node in enumerate(cluster.nodes):
+        seed = seeds[node.name]
+        machines.append(
+            Machine(
+                cluster=cluster.name,
+                name=node.name,
+                role=node.role,
+                image=image,
+                seed_dir=seed.directory,
+                seed_iso=seed.seed_iso,
+                mac=seed.mac,
+                address=cluster.interface_of(node),
+                gateway=gateway,
+                run_dir=project.machines_dir / cluster.name / node.name,
+                # TODO: the first node that serves the API, once there are roles that don't.
+                api_host_port=cluster.api.host_port if index == 0 else None,
+                api_port=cluster.api.port,
+                cpus=node.cpus,
+                memory_mib=node.memory_mib,
+                disk_gib=node.disk_gib,
+            )
+        )
+    return machines
+
+
+def keep_or_make(machine: Machine, target_name: str) -> Machine:
+    """Take a machine that is there as it was made; say so if it would be made otherwise now."""
+    record = read_record(machine.run_dir)
+    if record is None:
+        return machine
+    changed = differences(record, record_of(target_name, machine))
+    if changed:
+        say(
+            f"note: {machine.name} stays as it was made ({', '.join(changed)} changed since); a "
+            f"change is a new machine: `kubekiln down {machine.cluster}` first"
+        )
+    return record.machine
+
+
+def differences(old: Record, new: Record) -> list[str]:
+    """Name what a machine would be made of differently now."""
+    found = ["image"] if old.machine.image.digest != new.machine.image.digest else []
+    if old.user_data_sha256 != new.user_data_sha256:
+        found.append("user-data")
+    settings = ("mac", "address", "gateway", "api_host_port", "cpus", "memory_mib", "disk_gib")
+    return found + [s for s in settings if getattr(old.machine, s) != getattr(new.machine, s)]
+
+
+def boot(target: Target, target_name: str, machine: Machine, booted: list[Machine]) -> None:
+    """Boot one machine unless it runs; from here on it counts as started by us."""
+    if target.status(machine).state == "running":
+        say(f"{machine.name} runs already")
+        return
+    if not machine.image.qcow2.exists():
+        raise ConfigError(
+            f"the image of {machine.name} is gone: {machine.image.qcow2}",
+            hint=f"`kubekiln down {machine.cluster}` removes the machine, then a new one is made",
+        )
+    booted.append(machine)
+    with step(f"Booting {machine.name} ({target_name}, image {machine.image.name})"):
+        own = own_seed(machine)
+        write_record(record_of(target_name, own))
+        target.boot(own)
+
+
+def own_seed(machine: Machine) -> Machine:
+    """Give the machine a copy of its seed: the next rendering is not this machine's business."""
+    if read_record(machine.run_dir) is not None:
+        return machine
+    seed_dir = make_dir(machine.run_dir / "seed", mode=0o700)
+    for name in ("user-data", "meta-data", "network-config"):
+        write_atomic(seed_dir / name, (machine.seed_dir / name).read_bytes(), mode=0o600)
+    seed_iso = machine.run_dir / "seed.iso"
+    write_atomic(seed_iso, machine.seed_iso.read_bytes(), mode=0o600)
+    return replace(machine, seed_dir=seed_dir, seed_iso=seed_iso)
+
+
+@contextlib.contextmanager
+def undone_unless_up(
+    target: Target, machines: Sequence[Machine], *, project: Project, keep: bool
+) -> Iterator[list[Machine]]:
+    """Remove what was booted if the block doesn't end well; a machine that had a disk keeps it."""
+    had_disk = {m.name for m in machines if target.status(m).state != "absent"}
+    booted: list[Machine] = []
+    try:
+        yield booted
+    except BaseException as error:
+        if keep and isinstance(error, KubekilnError):
+            say("the machines are kept as they are (--keep); `kubekiln down` removes them")
+            raise
+        with uninterrupted():
+            for machine in reversed(booted):
+                keep_console(machine, project)
+                if machine.name in had_disk:
+                    target.stop(machine)
+                else:
+                    target.destroy(machine)
+        raise
+
+
+def keep_console(machine: Machine, project: Project) -> None:
+    """Save the console of a machine that is about to be removed."""
+    if machine.console_log.exists() and machine.console_log.stat().st_size:
+        logs = make_dir(project.logs_dir)
+        kept = logs / f"{machine.cluster}-{machine.name}-console.log"
+        shutil.copyfile(machine.console_log, kept)
+        say(f"the console of {machine.name} is kept in {kept}")
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let a second Ctrl-C not stop what cleans up after the first."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is QEMU started so that the guest works there, and only as this host can?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kubekiln.errors import KubekilnError
+from kubekiln.process import Result
+from pipeline.targets import qemu
+from pipeline.targets.qmp import socket_path
+from tests.support.machines import make_machine
+
+KVM = qemu.Accelerator("kvm", 2, ("-accel", "kvm", "-cpu", "host"))
+
+
+def option(command: list[str | Path], name: str) -> list[str]:
+    words = [str(word) for word in command]
+    return [words[i + 1] for i, word in enumerate(words) if word == name]
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, *, kvm: bool, version: str = "10.0.2 (Debian)"
+) -> None:
+    monkeypatch.setattr(qemu, "kvm_works", lambda: (kvm, "there is no /dev/kvm"))
+    text = f"QEMU emulator version {version}\n".encode()
+    monkeypatch.setattr(qemu, "run", lambda _command: Result(0, text))
+
+
+def test_the_api_port_leads_to_the_machine(tmp_path: Path) -> None:
+    command = qemu.qemu_command(make_machine(tmp_path), KVM)
+
+    assert option(command, "-netdev") == [
+        "user,id=nodes,ipv6=off,net=10.80.0.0/24,host=10.80.0.1,"
+        "hostfwd=tcp:127.0.0.1:16443-10.80.0.11:6443"
+    ]
+
+
+def test_a_machine_without_api_listens_nowhere(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path, api_host_port=None)
+
+    assert "hostfwd" not in qemu.network_option(machine)
+
+
+def test_the_seed_is_a_cd_that_debians_cloud_kernel_can_see(tmp_path: Path) -> None:
+    command = qemu.qemu_command(make_machine(tmp_path), KVM)
+
+    devices = option(command, "-device")
+    assert "virtio-scsi-pci,id=scsi" in devices
+    assert "scsi-cd,bus=scsi.0,drive=seed" in devices
+    assert any("id=seed" in drive and "readonly=on" in drive for drive in option(command, "-drive"))
+
+
+def test_the_mac_is_the_one_that_the_network_config_matches(tmp_path: Path) -> None:
+    command = qemu.qemu_command(make_machine(tmp_path), KVM)
+
+    assert "virtio-net-pci,netdev=nodes,mac=52:54:00:aa:bb:cc,romfile=" in option(
+        command, "-device"
+    )
+
+
+def test_a_comma_in_a_path_does_not_end_the_option(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path / "a,b")
+
+    drives = option(qemu.qemu_command(machine, KVM), "-drive")
+
+    assert all("a,,b" in drive for drive in drives)
+
+
+def test_kvm_is_taken_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, kvm=True)
+
+    chosen = qemu.choose_accelerator(4)
+
+    assert (chosen.name, chosen.cpus, chosen.note) == ("kvm", 4, None)
+
+
+@pytest.mark.parametrize(
+    ("version", "cpus"),
+    [pytest.param("10.0.2 (Debian)", 4, id="new"), pytest.param("7.2.22 (Debian)", 1, id="old")],
+)
+def test_old_qemu_emulates_one_cpu_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, version: str, cpus: int
+) -> None:
+    pretend(monkeypatch, kvm=False, version=version)
+
+    chosen = qemu.choose_accelerator(4)
+
+    assert (chosen.name, chosen.cpus) == ("tcg", cpus)
+    assert chosen.note is not None
+    assert ("doctor" in chosen.note) is (cpus == 1)
+
+
+def test_a_qemu_that_tells_no_version_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qemu, "run", lambda _command: Result(0, b"hello"))
+
+    with pytest.raises(KubekilnError, match="does not tell its version"):
+        qemu.qemu_version()
+
+
+def test_the_monitors_path_is_short_however_deep_the_project_is(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 90) / ("e" * 90)
+
+    path = socket_path(deep)
+
+    assert len(bytes(path)) < 108
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path != socket_path(tmp_path)
+
+
+def test_a_machine_that_was_never_booted_is_absent(tmp_path: Path) -> None:
+    assert qemu.QemuTarget().status(make_machine(tmp_path)).state == "absent"
+
+
+def test_destroying_what_is_not_there_is_fine(tmp_path: Path) -> None:
+    qemu.QemuTarget().destroy(make_machine(tmp_path))
