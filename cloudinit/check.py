@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a rendered node sound, before anything of it is written?
+
+A second look at the result itself, independent of the parts that made it: it reads the user-data
+back as cloud-init will.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from cloudinit.datasource import LIMITS, measure_all
+from cloudinit.model import Cluster
+from cloudinit.part import NodeFile
+from cloudinit.userdata import MANIFEST_PATH, compress
+from kubekiln.errors import ConfigError, Problem
+
+_ALLOWED_KEYS = {
+    "fqdn", "hostname", "manage_etc_hosts", "prefer_fqdn_over_hostname", "write_files"
+}  # fmt: skip
+_SECRET = re.compile(
+    rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----|^\s*(?:- )?secret:|client-key-data:", re.MULTILINE
+)
+_LARGEST_SHOWN = 5
+
+
+def check_userdata(cluster: Cluster, files: tuple[NodeFile, ...], userdata: bytes) -> None:
+    """Raise ConfigError with all problems of a node's payload."""
+    problems = [
+        *(Problem(text) for text in structure_problems(userdata)),
+        *(Problem(text) for text in secrecy_problems(files)),
+        *size_problems(cluster, files, userdata),
+    ]
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def structure_problems(userdata: bytes) -> Iterator[str]:
+    """Read the document back: only the keys we use, each file once, the manifest last and true."""
+    if not userdata.startswith(b"#cloud-config\n"):
+        yield "user-data does not begin with the line #cloud-config"
+        return
+    document = yaml.safe_load(userdata)
+    for key in sorted(document.keys() - _ALLOWED_KEYS):
+        yield f"user-data has the key {key}"
+    entries: list[dict[str, Any]] = document["write_files"]
+    paths = [entry["path"] for entry in entries]
+    for path in sorted({p for p in paths if paths.count(p) > 1}):
+        yield f"user-data writes {path} twice"
+    for path in paths:
+        if not path.startswith("/etc/") and not path.startswith("/var/lib/kubelet/"):
+            yield f"user-data writes {path}, which is neither configuration nor the kubelet's"
+    if paths[-1] != MANIFEST_PATH:
+        yield f"the last file is {paths[-1]}, not {MANIFEST_PATH}"
+        return
+    listed = [file["path"] for file in json.loads(entries[-1]["content"])["files"]]
+    if listed != paths[:-1]:
+        yield "the manifest does not list exactly the files before it"
+
+
+def secrecy_problems(files: tuple[NodeFile, ...]) -> Iterator[str]:
+    """Whatever looks like a secret is readable by its owner only."""
+    for file in files:
+        if _SECRET.search(file.content) and file.mode & 0o077:
+            yield f"{file.path} holds a secret and has mode {file.mode:04o}"
+
+
+def size_problems(
+    cluster: Cluster, files: tuple[NodeFile, ...], userdata: bytes
+) -> Iterator[Problem]:
+    """The payload fits the platform that the cluster is for."""
+    fits = {fit.name: fit for fit in measure_all(compress(userdata))}
+    fit = fits[cluster.datasource]
+    if fit.is_within:
+        return
+    largest = sorted(files, key=lambda f: len(compress(f.content)), reverse=True)[:_LARGEST_SHOWN]
+    shown = ", ".join(f"{f.path} {len(compress(f.content))} B" for f in largest)
+    limit = LIMITS[cluster.datasource]
+    yield Problem(
+        f"user-data of {fit.size} B ({limit.counted}) is over the {limit.size} B of {limit.title}",
+        hint=f"largest: {shown}; RSA keys are four times as large as P-256 (pki.algorithm)",
+    )

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do certificates and kubeconfigs become files on a node?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cloudinit.part import Context, NodeFile, from_template
+from cloudinit.pki import KeyPair, LeafSpec
+
+PKI_DIR = "/etc/kubernetes/pki"
+CA_PATH = f"{PKI_DIR}/ca.crt"
+_PKI_KEYS = ("pki.algorithm", "pki.leaf_days")
+
+
+def client_spec(
+    context: Context,
+    use: str,
+    common_name: str,
+    *,
+    organization: str | None = None,
+    ca: str = "kubernetes",
+) -> LeafSpec:
+    """Describe a certificate by which a component of this node shows who it is."""
+    name = f"{context.node.name}/{use}"
+    return LeafSpec(name, ca, common_name, ("client",), organization)
+
+
+def pair_files(
+    pair: KeyPair,
+    path: str,
+    *,
+    source: str,
+    keys: tuple[str, ...] = (),
+    owner: str = "root:root",
+) -> tuple[NodeFile, NodeFile]:
+    """Put a certificate at `path`.crt (0644) and its key at `path`.key (0600)."""
+    return (
+        NodeFile(f"{path}.crt", pair.certificate, source, (*_PKI_KEYS, *keys), 0o644, owner),
+        NodeFile(f"{path}.key", pair.key.reveal(), source, (*_PKI_KEYS, *keys), 0o600, owner),
+    )
+
+
+def leaf_files(
+    context: Context,
+    spec: LeafSpec,
+    path: str,
+    *,
+    keys: tuple[str, ...] = (),
+    owner: str = "root:root",
+) -> tuple[NodeFile, NodeFile]:
+    """Issue (or find) a certificate and put it and its key on the node."""
+    return pair_files(
+        context.state.leaf(spec), path, source=f"state: leaf {spec.name}", keys=keys, owner=owner
+    )
+
+
+def identity(
+    context: Context, use: str, common_name: str, *, organization: str | None = None
+) -> tuple[NodeFile, ...]:
+    """Give a component its certificate, its key, and the kubeconfig that names both files.
+
+    Files instead of embedded data: base64 of base64 doesn't compress, and the payload is small.
+    """
+    spec = client_spec(context, use, common_name, organization=organization)
+    path = f"{PKI_DIR}/{use}"
+    return (*leaf_files(context, spec, path), kubeconfig_file(context, use, path))
+
+
+def kubeconfig_file(context: Context, use: str, pair_path: str) -> NodeFile:
+    """Write /etc/kubernetes/<use>.conf for the pair of files at `pair_path`."""
+    view: Mapping[str, str] = {
+        "ca": CA_PATH,
+        "cluster": context.cluster.name,
+        "pair": pair_path,
+        "server": context.api_url,
+        "user": use,
+    }
+    return from_template(
+        f"/etc/kubernetes/{use}.conf",
+        view,
+        keys=("name", "api.port"),
+        template="/etc/kubernetes/kubeconfig",
+    )

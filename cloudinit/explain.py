@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why is a file on a node, and what does it cost of the payload?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cloudinit.model import Cluster
+from cloudinit.part import NodeFile
+from cloudinit.render import Payload, render_payload
+from cloudinit.state import State
+from cloudinit.userdata import compress, render_userdata
+from kubekiln.errors import ConfigError
+from kubekiln.paths import Project
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One file of a node: where it came from, and its size alone and in the payload."""
+
+    file: NodeFile
+    size: int
+    cost: int
+    """Bytes by which the compressed user-data would be smaller without it."""
+
+
+def explain_node(cluster: Cluster, node_name: str, *, project: Project) -> tuple[Explanation, ...]:
+    """Explain each file of a node; renders in memory and writes nothing.
+
+    Raises ConfigError if the cluster has no such node.
+    """
+    node = next((n for n in cluster.nodes if n.name == node_name), None)
+    if node is None:
+        raise ConfigError(
+            f"cluster {cluster.name} has no node {node_name!r}",
+            hint=f"it has: {', '.join(n.name for n in cluster.nodes)}",
+        )
+    state = State.open(
+        project.state_dir / cluster.name,
+        cluster=cluster.name,
+        config=cluster.pki,
+        now=datetime.now(UTC),
+    )
+    payload = render_payload(cluster, node, state, project)
+    whole = len(compress(payload.seed["user-data"]))
+    return tuple(_explain(file, payload, whole) for file in payload.files)
+
+
+def find_file(explanations: tuple[Explanation, ...], path: str) -> Explanation:
+    """Pick one by its path on the node; raises ConfigError naming the nearest ones."""
+    for explanation in explanations:
+        if explanation.file.path == path:
+            return explanation
+    tail = path.rpartition("/")[2]
+    near = [e.file.path for e in explanations if tail and tail in e.file.path]
+    raise ConfigError(
+        f"user-data puts no {path} on the node",
+        hint=f"did you mean {', '.join(near)}?"
+        if near
+        else "what is the same on every node is in the image: elements/",
+    )
+
+
+def _explain(file: NodeFile, payload: Payload, whole: int) -> Explanation:
+    others = tuple(f for f in payload.files if f is not file)
+    without = len(compress(render_userdata(payload.context, others)))
+    return Explanation(file, len(file.content), whole - without)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does the person at this host use the cluster? (state/<cluster>/admin.kubeconfig)"""
+
+from __future__ import annotations
+
+import base64
+
+import yaml
+
+from cloudinit.model import Cluster
+from cloudinit.parts.admin import ADMINS
+from cloudinit.pki import LeafSpec
+from cloudinit.state import State
+from kubekiln.secret import Secret
+
+NAME = "admin.kubeconfig"
+
+
+def render(cluster: Cluster, state: State) -> Secret:
+    """Write a kubeconfig that stands alone, for the port by which local targets give the API."""
+    spec = LeafSpec("host/admin", "kubernetes", "kubernetes-admin", ("client",), ADMINS)
+    pair, authority = state.leaf(spec), state.authority("kubernetes")
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": cluster.name,
+                "cluster": {
+                    "certificate-authority-data": _base64(authority.certificate),
+                    "server": f"https://127.0.0.1:{cluster.api.host_port}",
+                },
+            }
+        ],
+        "users": [
+            {
+                "name": f"{cluster.name}-admin",
+                "user": {
+                    "client-certificate-data": _base64(pair.certificate),
+                    "client-key-data": _base64(pair.key.reveal()),
+                },
+            }
+        ],
+        "contexts": [
+            {
+                "name": cluster.name,
+                "context": {"cluster": cluster.name, "user": f"{cluster.name}-admin"},
+            }
+        ],
+        "current-context": cluster.name,
+    }
+    return Secret(yaml.safe_dump(document, sort_keys=False))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

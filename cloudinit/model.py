@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may a cluster's configuration say (configs/clusters/*.yaml)?
+
+Rules that look at several fields at once are in `rules.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from kubekiln.config import CIDR, IPNetwork, Model, Version, invalid
+
+# RFC 1123: what Kubernetes takes as a node name, and the kernel as a host name of one label.
+_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_DOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+
+RoleName = Literal["single"]
+DatasourceName = Literal[
+    "nocloud", "ec2", "linode", "hetzner", "cloudstack", "openstack", "azure", "vsphere", "gce"
+]
+AlgorithmName = Literal["p256", "p384", "rsa2048", "rsa3072", "rsa4096"]
+
+
+def _label(value: object) -> object:
+    if isinstance(value, str) and not re.match(_LABEL, value):
+        raise invalid(
+            f"{value!r} is not a host name",
+            hint="RFC 1123: a-z, 0-9 and '-', at most 63, not at either end, no capitals",
+        )
+    return value
+
+
+def _only_ipv4(value: object) -> object:
+    if isinstance(value, str) and ":" in value:
+        raise invalid(f"{value!r} is IPv6", hint="only IPv4 addresses are supported so far")
+    return value
+
+
+def _network_of_ipv4(value: IPNetwork) -> IPv4Network:
+    if not isinstance(value, IPv4Network):
+        raise invalid(f"{value} is IPv6", hint="only IPv4 networks are supported so far")
+    return value
+
+
+Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
+Address = Annotated[IPv4Address, BeforeValidator(_only_ipv4)]
+if TYPE_CHECKING:
+    Network4 = IPv4Network
+else:
+    Network4 = Annotated[CIDR, AfterValidator(_network_of_ipv4)]
+
+
+class Flannel(Model):
+    """How pods of different nodes reach each other."""
+
+    backend: Literal["vxlan"] = "vxlan"
+    """Encapsulation between nodes."""
+    port: int = Field(default=8472, ge=1, le=65535)
+    """UDP port of the encapsulation; 8472 is what the kernel takes when nothing is said."""
+    mtu: int | None = Field(default=None, ge=576, le=65535)
+    """MTU of the pod network in bytes; if not given, that of the node's interface less overhead."""
+
+
+class NetworkConfig(Model):
+    """The three networks of a cluster: of its nodes, its pods and its services."""
+
+    node_cidr: Network4
+    """Network of the nodes; every node's address lies in it."""
+    gateway: Address | None = None
+    """Default route of the nodes; without one they reach only their own network."""
+    nameservers: tuple[Address, ...] = ()
+    """Name servers of the nodes, to which CoreDNS forwards other names; none: an air gap."""
+    mtu: int | None = Field(default=None, ge=576, le=65535)
+    """MTU of the nodes' interface in bytes; the hypervisor's if not given."""
+    pod_cidr: Network4 = IPv4Network("10.244.0.0/16")
+    """Network of all pods; each node gets a part of `node_mask` bits of it."""
+    node_mask: int = Field(default=24, ge=16, le=28)
+    """Prefix length of one node's part of the pod network (24: 254 pods)."""
+    service_cidr: Network4 = IPv4Network("10.96.0.0/16")
+    """Network of the services' virtual addresses; its first one is the API's."""
+    dns_ip: Address | None = None
+    """Address of the cluster's DNS service; the tenth of `service_cidr` if not given."""
+    domain: str = Field(default="cluster.local", pattern=_DOMAIN)
+    """DNS domain of the cluster."""
+    flannel: Flannel = Flannel()
+    """The pod network's implementation."""
+
+    @property
+    def service_ip(self) -> IPv4Address:
+        """The address of the service `kubernetes`."""
+        return self.service_cidr[1]
+
+    @property
+    def cluster_dns(self) -> IPv4Address:
+        """The address of the service `kube-dns`."""
+        return self.dns_ip or self.service_cidr[10]
+
+
+class Api(Model):
+    """Where the API server is reached."""
+
+    port: int = Field(default=6443, ge=1, le=65535)
+    """TCP port on the nodes that serve the API."""
+    host_port: int = Field(default=6443, ge=1024, le=65535)
+    """TCP port on this host's loopback that a local target (qemu, nspawn) forwards to the API."""
+    extra_sans: tuple[str, ...] = ()
+    """More names and addresses by which clients reach the API (balancers, public names)."""
+
+
+class Pki(Model):
+    """Keys and certificates."""
+
+    algorithm: AlgorithmName = "p256"
+    """Kind of every key; RSA payloads are four times as large as those of P-256."""
+    ca_days: int = Field(default=3650, ge=1, le=36500)
+    """Life of the certificate authorities in days."""
+    leaf_days: int = Field(default=365, ge=1, le=36500)
+    """Life of the other certificates in days; one in its last third is renewed by rendering."""
+
+
+class Etcd(Model):
+    """The cluster's database."""
+
+    quota_mib: int = Field(default=4096, ge=64, le=16384)
+    """Size at which etcd refuses writes, in MiB; its own default of 2048 is soon met by events."""
+
+
+class Kubelet(Model):
+    """What the kubelet is told beyond what follows from the rest."""
+
+    max_pods: int = Field(default=110, ge=1, le=1000)
+    """Most pods on one node."""
+    pod_pids_limit: int = Field(default=4096, ge=64)
+    """Most processes in one pod (CIS 4.2.13)."""
+    reserved_disk_mib: int = Field(default=1024, ge=0)
+    """Free disk, in MiB, below which pods are evicted: absolute, as a share of a large shared
+    disk would evict for no reason."""
+    reserved_memory_mib: int = Field(default=100, ge=0)
+    """Free memory, in MiB, below which pods are evicted."""
+
+
+class Node(Model):
+    """One machine."""
+
+    name: Label
+    """Host name and Kubernetes node name."""
+    role: RoleName
+    """What runs on it; `single` is a whole cluster on one machine."""
+    address: Address
+    """Its address in `network.node_cidr`, without prefix length."""
+    mac: str | None = Field(default=None, pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")
+    """MAC address of its interface; made from cluster and node name if not given."""
+    cpus: int = Field(default=2, ge=1, le=512)
+    """Virtual CPUs, where a target makes the machine."""
+    memory_mib: int = Field(default=3072, ge=1024)
+    """Memory in MiB, where a target makes the machine."""
+    disk_gib: int = Field(default=20, ge=4)
+    """Disk in GiB, where a target makes the machine; the image's root grows to it."""
+    labels: dict[str, str] = {}
+    """More labels of the Kubernetes node."""
+
+
+class Cluster(Model):
+    """A cluster: its networks, its nodes, and what it runs."""
+
+    name: Label
+    """Name of the cluster; the file's own name if not given."""
+    kubernetes: Version = Field(examples=["1.37.1"])
+    """Version of Kubernetes; the image's must be the same."""
+    image: str = "debian-13"
+    """Image that the nodes boot from: a name under configs/images, or a path."""
+    datasource: DatasourceName = "nocloud"
+    """Where the nodes get their user-data from; its size limit must hold."""
+    network: NetworkConfig
+    """Networks."""
+    api: Api = Api()
+    """The API server's addresses."""
+    pki: Pki = Pki()
+    """Keys and certificates."""
+    etcd: Etcd = Etcd()
+    """The database."""
+    kubelet: Kubelet = Kubelet()
+    """The node agent."""
+    addons: tuple[str, ...] = ("coredns",)
+    """What is applied to the cluster once its API answers: names under configs/addons, or paths."""
+    versions: dict[str, Version] = {}
+    """Versions of add-ons' images, by component; configs/components.yaml has the others."""
+    nodes: tuple[Node, ...] = Field(min_length=1)
+    """The machines."""
+
+    def mac_of(self, node: Node) -> str:
+        """Give a node's MAC address: its own, or one in QEMU's range made from its name."""
+        if node.mac:
+            return node.mac.lower()
+        digest = hashlib.sha256(f"{self.name}/{node.name}".encode()).digest()
+        return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+    def interface_of(self, node: Node) -> IPv4Interface:
+        """Give a node's address with the prefix length of the node network."""
+        return IPv4Interface(f"{node.address}/{self.network.node_cidr.prefixlen}")

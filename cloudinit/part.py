@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a part get and give? (Parts are the functions in `parts/`, one topic each.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cloudinit.model import Cluster, Node
+from cloudinit.state import State
+from kubekiln.contract import KubernetesContract
+from kubekiln.files import sha256_bytes
+from kubekiln.paths import Project
+
+_HERE = Path(__file__).parent
+_TEMPLATES = _HERE / "templates"
+_UNITS = _HERE / "units"
+
+_JINJA = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_TEMPLATES),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,
+)
+_UNIT_DIR = "/etc/systemd/system"
+
+
+@dataclass(frozen=True)
+class NodeFile:
+    """A file that user-data puts on a node, and why it is there."""
+
+    path: str
+    content: bytes = field(repr=False)
+    source: str
+    """Where its content comes from: a path below cloudinit/, or a secret of the state."""
+    keys: tuple[str, ...] = ()
+    """The configuration keys that it depends on."""
+    mode: int = 0o644
+    owner: str = "root:root"
+    part: str = ""
+    """The part that gave it; set by the role."""
+
+    @property
+    def sha256(self) -> str:
+        return sha256_bytes(self.content)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part adds to a node: files (units among them), and units to start."""
+
+    files: tuple[NodeFile, ...]
+    units: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a part may know: the cluster, the node, the secrets, what the version does."""
+
+    cluster: Cluster
+    node: Node
+    state: State
+    project: Project
+    versions: Mapping[str, str]
+    """Versions of the components that add-ons' images carry."""
+
+    @property
+    def contract(self) -> KubernetesContract:
+        return KubernetesContract.of(self.cluster.kubernetes)
+
+    @property
+    def api_url(self) -> str:
+        """Where a component on this node reaches the API."""
+        return f"https://127.0.0.1:{self.cluster.api.port}"
+
+
+PartFunction = Callable[[Context], Part]
+
+
+def from_template(
+    path: str,
+    view: Mapping[str, Any],
+    *,
+    keys: tuple[str, ...] = (),
+    mode: int = 0o600,
+    owner: str = "root:root",
+    template: str | None = None,
+) -> NodeFile:
+    """Render the template that lies at `path` below templates/ (or at `template`)."""
+    name = (template or path).lstrip("/")
+    source = f"templates/{name}.j2"
+    body = _JINJA.get_template(f"{name}.j2").render(view)
+    return NodeFile(path, (_header(path, source, keys) + body).encode(), source, keys, mode, owner)
+
+
+def from_static(
+    path: str, *, keys: tuple[str, ...] = (), mode: int = 0o600, owner: str = "root:root"
+) -> NodeFile:
+    """Take the file that lies at `path` below templates/ as it is."""
+    source = f"templates{path}"
+    body = (_TEMPLATES / path.lstrip("/")).read_text()
+    return NodeFile(path, (_header(path, source, keys) + body).encode(), source, keys, mode, owner)
+
+
+def unit(name: str) -> NodeFile:
+    """Take a whole unit from units/; CIS 4.1.1 wants mode 0600, and systemd reads it so."""
+    content = (_UNITS / name).read_bytes()
+    return NodeFile(f"{_UNIT_DIR}/{name}", content, f"units/{name}", mode=0o600)
+
+
+def _header(path: str, source: str, keys: tuple[str, ...]) -> str:
+    """Say in the file where it comes from; JSON has no comments."""
+    if path.endswith(".json"):
+        return ""
+    what = f"edit {', '.join(keys)}" if keys else "edit that"
+    return f"# Written by cloud-init from {source}; {what}, not this file.\n"

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does the API server need? (Part: certificates, policies, settings, unit.)"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from cloudinit.credentials import PKI_DIR, client_spec, leaf_files
+from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
+from cloudinit.pki import LeafSpec
+
+_ETC = "/etc/kubernetes"
+
+
+def server_spec(context: Context) -> LeafSpec:
+    """Name everything by which a client may reach the API (FAILURES 21)."""
+    cluster, node = context.cluster, context.node
+    names = [node.name, "localhost"]
+    service = ("kubernetes", "default", "svc", *cluster.network.domain.split("."))
+    names += [".".join(service[:count]) for count in (1, 2, 3)] + [".".join(service)]
+    addresses: list[IPv4Address | IPv6Address] = [
+        ip_address("127.0.0.1"),
+        ip_address("::1"),
+        node.address,
+        cluster.network.service_ip,
+    ]
+    for extra in cluster.api.extra_sans:
+        try:
+            addresses.append(ip_address(extra))
+        except ValueError:
+            names.append(extra)
+    return LeafSpec(
+        name=f"{node.name}/apiserver",
+        ca="kubernetes",
+        common_name="kube-apiserver",
+        usages=("server",),
+        dns_names=tuple(dict.fromkeys(names)),
+        addresses=tuple(dict.fromkeys(addresses)),
+    )
+
+
+def render(context: Context) -> Part:
+    """Give the API server with all its credentials."""
+    return Part(
+        files=(*_certificates(context), *_policies(context), unit("kube-apiserver.service")),
+        units=("kube-apiserver.service",),
+    )
+
+
+def _certificates(context: Context) -> tuple[NodeFile, ...]:
+    state = context.state
+    san_keys = (
+        "nodes.name", "nodes.address", "network.service_cidr", "network.domain", "api.extra_sans"
+    )  # fmt: skip
+    to_etcd = client_spec(context, "apiserver-etcd-client", "kube-apiserver-etcd-client", ca="etcd")
+    to_kubelet = client_spec(context, "apiserver-kubelet-client", "kube-apiserver-kubelet-client")
+    aggregation = client_spec(context, "front-proxy-client", "front-proxy-client", ca="front-proxy")
+    return (
+        *leaf_files(context, server_spec(context), f"{PKI_DIR}/apiserver", keys=san_keys),
+        *leaf_files(context, to_etcd, f"{PKI_DIR}/apiserver-etcd-client"),
+        *leaf_files(context, to_kubelet, f"{PKI_DIR}/apiserver-kubelet-client"),
+        *leaf_files(context, aggregation, f"{PKI_DIR}/front-proxy-client"),
+        NodeFile(
+            f"{PKI_DIR}/front-proxy-ca.crt",
+            state.authority("front-proxy").certificate,
+            "state: authority front-proxy",
+            ("pki.algorithm", "pki.ca_days"),
+        ),
+        NodeFile(
+            f"{PKI_DIR}/sa.key",
+            state.service_account_key().reveal(),
+            "state: service-account key",
+            ("pki.algorithm",),
+            mode=0o600,
+        ),
+    )
+
+
+def _policies(context: Context) -> tuple[NodeFile, ...]:
+    cluster = context.cluster
+    environment = from_template(
+        f"{_ETC}/kube-apiserver.env",
+        {
+            "domain": cluster.network.domain,
+            "node_ip": context.node.address,
+            "port": cluster.api.port,
+            "service_cidr": cluster.network.service_cidr,
+        },
+        keys=("api.port", "nodes.address", "network.service_cidr", "network.domain"),
+    )
+    encryption = from_template(
+        f"{_ETC}/encryption.yaml", {"key": context.state.encryption_key().reveal_text()}
+    )
+    return (
+        from_static(f"{_ETC}/admission.yaml"),
+        from_static(f"{_ETC}/audit-policy.yaml"),
+        from_static(f"{_ETC}/authentication.yaml"),
+        encryption,
+        environment,
+    )

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What drives the cluster towards what is wanted? (Part: controller manager and scheduler.)"""
+
+from __future__ import annotations
+
+from cloudinit.credentials import PKI_DIR, identity
+from cloudinit.part import Context, NodeFile, Part, from_template, unit
+
+
+def render(context: Context) -> Part:
+    """Give the controller manager, with the authority's key to sign kubelets' certificates."""
+    network = context.cluster.network
+    # Electing a leader among one costs a second at start and a write every two afterwards.
+    leader_elect = str(len(context.cluster.nodes) > 1).lower()
+    environment = from_template(
+        "/etc/kubernetes/controller-manager.env",
+        {
+            "cluster": context.cluster.name,
+            "leader_elect": leader_elect,
+            "node_mask": network.node_mask,
+            "pod_cidr": network.pod_cidr,
+            "service_cidr": network.service_cidr,
+        },
+        keys=("name", "network.node_mask", "network.pod_cidr", "network.service_cidr"),
+    )
+    signer = NodeFile(
+        f"{PKI_DIR}/ca.key",
+        context.state.authority("kubernetes").key.reveal(),
+        "state: authority kubernetes",
+        ("pki.algorithm",),
+        mode=0o600,
+    )
+    scheduler = from_template("/etc/kubernetes/scheduler.yaml", {"leader_elect": leader_elect})
+    return Part(
+        files=(
+            signer,
+            *identity(context, "controller-manager", "system:kube-controller-manager"),
+            *identity(context, "scheduler", "system:kube-scheduler"),
+            environment,
+            scheduler,
+            unit("kube-controller-manager.service"),
+            unit("kube-scheduler.service"),
+        ),
+        units=("kube-controller-manager.service", "kube-scheduler.service"),
+    )

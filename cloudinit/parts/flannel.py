@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do pods reach each other? (Part: flannel as a unit of the node.)"""
+
+from __future__ import annotations
+
+import json
+
+from cloudinit.credentials import identity
+from cloudinit.part import Context, Part, from_template, unit
+
+
+def render(context: Context) -> Part:
+    """Give flannel; the image turns what it finds out into the CNI configuration."""
+    network = context.cluster.network
+    backend: dict[str, str | int] = {"Type": network.flannel.backend, "Port": network.flannel.port}
+    if network.flannel.mtu is not None:
+        backend["MTU"] = network.flannel.mtu
+    document = {"Network": str(network.pod_cidr), "Backend": backend}
+    settings = from_template(
+        "/etc/flannel/net-conf.json",
+        {"document": json.dumps(document, indent=1)},
+        keys=("network.pod_cidr", "network.flannel"),
+        mode=0o644,
+    )
+    environment = from_template(
+        "/etc/flannel/flanneld.env",
+        {"node": context.node.name, "node_ip": context.node.address},
+        keys=("nodes.name", "nodes.address"),
+        mode=0o644,
+    )
+    return Part(
+        files=(
+            *identity(context, "flannel", "kubekiln:flannel"),
+            environment,
+            settings,
+            unit("flanneld.service"),
+        ),
+        units=("flanneld.service",),
+    )

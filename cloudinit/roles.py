@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a node of each role consist of? (THE table: role → ordered parts.)"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cloudinit.model import RoleName
+from cloudinit.part import Context, NodeFile, Part, PartFunction
+from cloudinit.parts import (
+    addons,
+    admin,
+    apiserver,
+    approver,
+    controllers,
+    etcd,
+    flannel,
+    kubelet,
+    network,
+    proxy,
+    trust,
+)
+
+ROLES: dict[RoleName, tuple[PartFunction, ...]] = {
+    # A whole cluster on one machine.
+    "single": (
+        network.render,
+        trust.render,
+        etcd.render,
+        apiserver.render,
+        controllers.render,
+        kubelet.render,
+        proxy.render,
+        flannel.render,
+        addons.render,
+        approver.render,
+        admin.render,
+    ),
+}
+
+
+def compose(context: Context) -> Part:
+    """Join the parts of the node's role; each file knows its part, no path is written twice."""
+    files: dict[str, NodeFile] = {}
+    units: list[str] = []
+    for function in ROLES[context.node.role]:
+        part = function(context)
+        name = function.__module__.rpartition(".")[2]
+        for file in part.files:
+            if file.path in files:
+                raise AssertionError(f"parts {files[file.path].part} and {name} give {file.path}")
+            files[file.path] = replace(file, part=name)
+        units += part.units
+    return Part(tuple(files.values()), tuple(units))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do a node's files become user-data and meta-data?
+
+`#cloud-config` with `write_files` and the host's name: no command, no shell. What cloud-init writes
+is then checked against the manifest by the image's activation (docs/node.md).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from typing import Any
+
+import yaml
+
+from cloudinit.credentials import CA_PATH, PKI_DIR
+from cloudinit.part import Context, NodeFile, Part, from_template
+
+SCHEMA = 1
+MANIFEST_PATH = "/etc/kubekiln/node.json"
+_ROLE_DROPIN = "/etc/systemd/system/kubekiln.target.d/10-role.conf"
+_DEFAULT_MODE = 0o644
+_DEFAULT_OWNER = "root:root"
+
+
+def node_files(context: Context, composed: Part) -> tuple[NodeFile, ...]:
+    """Add to the parts' files the one that starts their units, and last the manifest of all."""
+    dropin = from_template(
+        _ROLE_DROPIN, {"units": " ".join(composed.units)}, keys=("nodes.role",), mode=0o600
+    )
+    files = (*composed.files, _of_part(dropin))
+    return (*files, _of_part(_manifest(context, files, composed.units)))
+
+
+def render_userdata(context: Context, files: tuple[NodeFile, ...]) -> bytes:
+    """Write `#cloud-config`; the same files give the same bytes."""
+    name = context.node.name
+    document = {
+        "hostname": name,
+        "fqdn": f"{name}.{context.cluster.network.domain}",
+        "prefer_fqdn_over_hostname": False,
+        "manage_etc_hosts": "localhost",
+        "write_files": [_entry(file) for file in files],
+    }
+    body = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1 << 20)
+    return f"#cloud-config\n{body}".encode()
+
+
+def render_metadata(context: Context, userdata: bytes) -> bytes:
+    """Write meta-data; another user-data is another instance."""
+    cluster, node = context.cluster.name, context.node.name
+    digest = hashlib.sha256(userdata).hexdigest()[:12]
+    document = {"instance-id": f"{cluster}-{node}-{digest}", "local-hostname": node}
+    return yaml.safe_dump(document, sort_keys=False).encode()
+
+
+def compress(userdata: bytes) -> bytes:
+    """Give the form that size limits are met with; cloud-init unpacks it by itself."""
+    return gzip.compress(userdata, compresslevel=9, mtime=0)
+
+
+def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, ...]) -> NodeFile:
+    document = {
+        "schema": SCHEMA,
+        "cluster": context.cluster.name,
+        "node": context.node.name,
+        "role": context.node.role,
+        "kubernetes": context.cluster.kubernetes,
+        "units": list(units),
+        "files": [
+            {"path": f.path, "mode": f"{f.mode:04o}", "owner": f.owner, "sha256": f.sha256}
+            for f in files
+        ],
+        "phone_home": None,
+        "report": {
+            "server": context.api_url,
+            "ca": CA_PATH,
+            "cert": f"{PKI_DIR}/kubelet.crt",
+            "key": f"{PKI_DIR}/kubelet.key",
+            "etcd": "127.0.0.1:2379",
+        },
+    }
+    text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
+    keys = ("name", "kubernetes", "nodes.name", "nodes.role")
+    return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
+
+
+def _of_part(file: NodeFile) -> NodeFile:
+    return NodeFile(
+        file.path, file.content, file.source, file.keys, file.mode, file.owner, part="userdata"
+    )
+
+
+def _entry(file: NodeFile) -> dict[str, Any]:
+    entry: dict[str, Any] = {"path": file.path}
+    if file.mode != _DEFAULT_MODE:
+        entry["permissions"] = f"{file.mode:04o}"
+    if file.owner != _DEFAULT_OWNER:
+        entry["owner"] = file.owner
+    return {**entry, "content": file.content.decode()}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes files' content as it reads."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kubekiln cluster …`: a cluster's user-data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cloudinit.explain import Explanation
+    from cloudinit.render import RenderedCluster, RenderedNode
+
+app = typer.Typer(no_args_is_help=True)
+
+ClusterName = Annotated[
+    str, typer.Argument(metavar="[CLUSTER]", help="A name under configs/clusters, or a path.")
+]
+
+
+@app.command()
+def validate(cluster: ClusterName = "solo") -> None:
+    """Check a cluster's configuration; writes nothing."""
+    from cloudinit.rules import load_cluster
+    from kubekiln.paths import Project
+
+    checked = load_cluster(cluster, Project.find())
+    roles = ", ".join(f"{node.name} ({node.role})" for node in checked.nodes)
+    typer.echo(f"{checked.name}: Kubernetes {checked.kubernetes}, {roles}: fine")
+
+
+@app.command()
+def render(
+    cluster: ClusterName = "solo",
+    new_cluster: Annotated[
+        bool,
+        typer.Option("--new-cluster", help="Make new authorities although nodes were rendered."),
+    ] = False,
+) -> None:
+    """Write each node's user-data, meta-data, network-config and seed ISO."""
+    from cloudinit.render import render_cluster
+    from cloudinit.rules import load_cluster
+    from kubekiln.paths import Project
+    from kubekiln.progress import step
+
+    project = Project.find()
+    checked = load_cluster(cluster, project)
+    with step(f"Rendering cluster {checked.name}"):
+        rendered = render_cluster(checked, project=project, new_cluster=new_cluster)
+    for node in rendered.nodes:
+        _print_node(node)
+    _print_state(rendered)
+
+
+@app.command()
+def explain(
+    node: Annotated[str, typer.Argument(help="A node's name.")],
+    path: Annotated[str | None, typer.Argument(help="A path on the node.")] = None,
+    cluster: Annotated[
+        str, typer.Option(help="A name under configs/clusters, or a path.")
+    ] = "solo",
+) -> None:
+    """Say of each file on a node which part and which config key it came from; writes nothing."""
+    from cloudinit.explain import explain_node, find_file
+    from cloudinit.rules import load_cluster
+    from kubekiln.paths import Project
+
+    project = Project.find()
+    explanations = explain_node(load_cluster(cluster, project), node, project=project)
+    if path is None:
+        _print_table(explanations)
+    else:
+        _print_one(find_file(explanations, path))
+
+
+def _print_node(node: RenderedNode) -> None:
+    typer.echo(f"{node.name} ({node.role}) {node.address} {node.mac}")
+    typer.echo(f"  {node.directory}/{{user-data,meta-data,network-config,seed.iso}}")
+    typer.echo(f"  user-data {node.size:,} B, gzip {node.size_gzip:,} B; of the limit of:")
+    for fit in node.fits:
+        if fit.limit.size is None:
+            continue
+        share = f"{100 * fit.size / fit.limit.size:.0f} %"
+        verdict = "" if fit.is_within else "  does not fit"
+        typer.echo(f"    {fit.limit.title:<24} {fit.size:>7,} of {fit.limit.size:>7,} B {share:>6}"
+                   f"{verdict}")  # fmt: skip
+
+
+def _print_state(rendered: RenderedCluster) -> None:
+    made = "new; keep it: it can't be made again" if rendered.created_state else "as before"
+    typer.echo(f"state {rendered.state_directory} ({made})")
+    typer.echo(f"certificates: {rendered.first_to_expire} ends first, in {rendered.days_left} days")
+    typer.echo(f"export KUBECONFIG={rendered.admin_kubeconfig}")
+
+
+def _print_table(explanations: tuple[Explanation, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("path", "mode", "part", "from", "config keys"):
+        table.add_column(title, overflow="fold")
+    for title in ("size", "in gzip"):
+        table.add_column(title, justify="right")
+    for e in explanations:
+        f = e.file
+        keys = ", ".join(f.keys)
+        table.add_row(f.path, f"{f.mode:04o}", f.part, f.source, keys, str(e.size), str(e.cost))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{len(explanations)} files", markup=False)
+
+
+def _print_one(explanation: Explanation) -> None:
+    file = explanation.file
+    rows = {
+        "path": file.path,
+        "mode, owner": f"{file.mode:04o} {file.owner}",
+        "part": f"cloudinit/parts/{file.part}.py" if file.part != "userdata" else "userdata.py",
+        "from": file.source,
+        "config keys": ", ".join(file.keys) or "none: the same on every node of the role",
+        "size": f"{explanation.size} B; {explanation.cost} B of the compressed user-data",
+        "sha256": file.sha256,
+    }
+    for title, value in rows.items():
+        typer.echo(f"{title:<12} {value}")
