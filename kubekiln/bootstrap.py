@@ -21,7 +21,7 @@ from kubekiln.host import missing_tools  # noqa: E402
 
 VENV = ROOT / ".venv"
 STAMP = VENV / "kubekiln-setup"
-SCOPES = ("bake", "build", "qemu", "nspawn", "check")
+SCOPES = ("bake", "qemu", "nspawn", "check")
 
 
 def main() -> int:

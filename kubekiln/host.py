@@ -21,7 +21,7 @@ class Tool:
     package: str
     purpose: str
     scope: str
-    """`bake`, `build`, `qemu`, `nspawn` or `check`."""
+    """`bake`, `qemu`, `nspawn` or `check`."""
 
     def is_there(self) -> bool:
         """Tell whether the program is in PATH or a system directory, or the file exists."""
@@ -49,8 +49,6 @@ TOOLS: tuple[Tool, ...] = (
     Tool("qemu-img", "qemu-utils", "converts and checks disk images", "bake"),
     Tool("zstd", "zstd", "compresses the root file system", "bake"),
     Tool("unshare", "util-linux", "keeps every mount of a bake private to it", "bake"),
-    Tool("gcc", "gcc", "links runc, flanneld and pause", "build"),
-    Tool("/usr/include/stdlib.h", "libc6-dev", "links runc, flanneld and pause", "build"),
     Tool("qemu-system-x86_64", "qemu-system-x86", "runs machines", "qemu"),
     Tool("systemd-nspawn", "systemd-container", "runs machines as containers", "nspawn"),
     Tool("ip", "iproute2", "gives container machines their own network", "nspawn"),

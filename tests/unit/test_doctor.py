@@ -76,7 +76,7 @@ def test_every_tool_says_what_for_and_its_package_name_is_one() -> None:
     for tool in TOOLS:
         assert tool.purpose
         assert re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", tool.package), tool
-    assert {t.scope for t in TOOLS} == {"bake", "build", "qemu", "nspawn", "check"}
+    assert {t.scope for t in TOOLS} == {"bake", "qemu", "nspawn", "check"}
 
 
 def test_missing_tools_are_found_by_scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
