@@ -39,3 +39,7 @@ def find_kubeconfig(project: Project, cluster: str | None) -> Path:
     hint = f"there are: {names}" if known else "`kubekiln up` makes one"
     raise ConfigError(f"no cluster named {cluster!r} was rendered" if cluster else "no cluster yet",
                       hint=hint)  # fmt: skip
+
+
+def pinned_kubectl(project: Project, version: str) -> Path:
+    raise NotImplementedError

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What do the real boots share: one project, one baked image, a cluster on each target."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kubekiln.paths import Project
+from kubekiln.process import Command, Result, find_tool, run
+from pipeline.targets.machine import Machine
+from pipeline.targets.protocol import Target
+from pipeline.targets.record import read_record
+from pipeline.targets.registry import find_target
+
+ROOT = Path(__file__).resolve().parents[2]
+# One boot under TCG with one CPU on a busy host; a KVM host needs a minute.
+BOOT_S = 1500.0
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A project made of this checkout's inputs, with outputs and state of its own."""
+
+    root: Path
+
+    @property
+    def project(self) -> Project:
+        return Project(self.root)
+
+    def kubekiln(self, *arguments: str, check: bool = True) -> Result:
+        """Run the command as a user does."""
+        return run(self.command(*arguments), check=check)
+
+    def command(self, *arguments: str) -> Command:
+        env = {"PYTHONPATH": str(ROOT), "CI": "true"}
+        return Command(
+            [sys.executable, "-m", "kubekiln", *arguments], cwd=self.root, env=env, timeout_s=BOOT_S
+        )
+
+    def kubectl(self, cluster: str, *arguments: str, check: bool = True) -> Result:
+        return self.kubekiln("kubectl", "--on", cluster, *arguments, check=check)
+
+    def apply(self, cluster: str, manifest: str) -> None:
+        self.kubectl(cluster, "apply", "--filename", str(ROOT / "tests/e2e/manifests" / manifest))
+
+    def add_cluster(self, name: str) -> None:
+        """Write the config of a cluster like `solo`, whose API has a free port of this host."""
+        config = yaml.safe_load((ROOT / "configs/clusters/solo.yaml").read_text())
+        config["name"] = name
+        config["nodes"][0]["name"] = f"{name}-1"
+        config["api"]["host_port"] = free_port()
+        path = self.project.configs_dir / "clusters" / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def machine(self, cluster: str) -> tuple[Target, Machine]:
+        """The one machine of a cluster that runs."""
+        record = read_record(self.project.machines_dir / cluster / f"{cluster}-1")
+        assert record is not None, f"{cluster} has no machine"
+        return find_target(record.target), record.machine
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The project; its machines are gone when the session ends, its logs stay."""
+    root = ROOT / "build" / "e2e"
+    lab = Lab(root)
+    if root.exists():
+        lab.kubekiln("down", "--all", check=False)
+        shutil.rmtree(root)
+    root.mkdir(parents=True)
+    shutil.copytree(ROOT / "configs", root / "configs")
+    (root / "elements").symlink_to(ROOT / "elements")
+    yield lab
+    lab.kubekiln("down", "--all")
+
+
+@pytest.fixture(scope="session")
+def image(lab: Lab) -> Path:
+    """The default image, baked once (from the cache, if nothing changed)."""
+    lab.kubekiln("image", "bake")
+    return (lab.project.images_dir / "debian-13.qcow2").resolve()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A cluster that `kubekiln up` brought up."""
+
+    lab: Lab
+    name: str
+    target: str
+    said: str
+
+    def kubectl(self, *arguments: str, check: bool = True) -> Result:
+        return self.lab.kubectl(self.name, *arguments, check=check)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("nspawn", marks=[pytest.mark.nspawn, pytest.mark.root]),
+        pytest.param("qemu", marks=pytest.mark.qemu),
+    ],
+)
+def cluster(request: pytest.FixtureRequest, lab: Lab, image: Path) -> Iterator[Running]:
+    """A cluster of one node, on each target in turn."""
+    target = str(request.param)
+    if target == "nspawn" and os.geteuid() != 0:
+        pytest.skip("container machines need root")
+    if target == "qemu" and not find_tool("qemu-system-x86_64"):
+        pytest.skip("QEMU is not installed")
+    name = f"lab-{target}"
+    lab.add_cluster(name)
+    said = lab.kubekiln("up", name, "--target", target, "--timeout", str(BOOT_S))
+    yield Running(lab, name, target, said.text)
+    lab.kubekiln("down", name)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the baked image become a working cluster by its user-data alone, on every target?
+
+The tests of one target share its cluster and run in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kubekiln.operations.wait import ready_names
+from pipeline.targets.console import read_console
+from tests.e2e.conftest import BOOT_S, Running
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2 * BOOT_S)]
+
+PODS_S = "600s"
+
+
+def test_up_ends_with_a_ready_node_and_says_how_to_use_it(cluster: Running) -> None:
+    nodes = json.loads(cluster.kubectl("get", "nodes", "--output=json").stdout)
+
+    assert ready_names(nodes) == {f"{cluster.name}-1"}
+    assert f"export KUBECONFIG={cluster.lab.root}/state/{cluster.name}" in cluster.said
+
+
+def test_the_nodes_kubernetes_is_the_pinned_one(cluster: Running) -> None:
+    version = json.loads(cluster.kubectl("version", "--output=json").stdout)
+    nodes = json.loads(cluster.kubectl("get", "nodes", "--output=json").stdout)
+
+    server = version["serverVersion"]["gitVersion"]
+    assert server == version["clientVersion"]["gitVersion"] == "v1.37.1"
+    assert nodes["items"][0]["status"]["nodeInfo"]["kubeletVersion"] == server
+
+
+def test_up_again_finds_everything_done(cluster: Running) -> None:
+    again = cluster.lab.kubekiln("up", cluster.name, "--target", cluster.target)
+
+    assert b"runs already" in again.stderr
+    assert "is Ready" in again.text
+
+
+def test_every_pod_of_the_system_gets_ready(cluster: Running) -> None:
+    cluster.kubectl(
+        "wait", "--for=condition=Ready", "pods", "--all", "--namespace=kube-system",
+        f"--timeout={PODS_S}",
+    )  # fmt: skip
+
+
+def test_a_service_answers_by_address_and_by_name_from_another_pod(cluster: Running) -> None:
+    ask_the_web_server(cluster)
+
+
+def test_a_pods_log_and_a_command_in_it_reach_the_host(cluster: Running) -> None:
+    said = cluster.kubectl(
+        "exec", "--namespace=e2e", "deploy/web", "--", "/usr/bin/python3", "-c", "print(6 * 7)"
+    )
+
+    assert said.text == "42"
+
+
+def test_status_shows_the_machine(cluster: Running) -> None:
+    shown = cluster.lab.kubekiln("status", cluster.name).text
+
+    assert f"{cluster.name}-1" in shown
+    assert "running" in shown
+    assert "complete" in shown
+
+
+def test_a_rebooted_node_gets_ready_again_and_so_do_its_pods(cluster: Running) -> None:
+    _, machine = cluster.lab.machine(cluster.name)
+    boots = machine.console_log.read_text(errors="replace").count("KUBEKILN complete")
+
+    cluster.lab.apply(cluster.name, "reboot.yaml")
+    until(
+        lambda: machine.console_log.read_text(errors="replace").count("KUBEKILN complete") > boots,
+        what=f"a second complete boot of {machine.name}",
+        timeout_s=BOOT_S,
+    )
+
+    assert read_console(machine.console_log).complete
+    cluster.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={PODS_S}")
+    cluster.kubectl("delete", "job", "client", "--namespace=e2e")
+    ask_the_web_server(cluster)
+
+
+def ask_the_web_server(cluster: Running) -> None:
+    """Two replicas behind a Service; a Job asks them by clusterIP, short name and full name."""
+    namespace = "--namespace=e2e"
+    cluster.lab.apply(cluster.name, "web.yaml")
+    cluster.kubectl("rollout", "status", "deploy/web", namespace, f"--timeout={PODS_S}")
+    cluster.lab.apply(cluster.name, "client.yaml")
+    cluster.kubectl(
+        "wait", "--for=condition=Complete", "job/client", namespace, f"--timeout={PODS_S}"
+    )
+
+    heard = cluster.kubectl("logs", "job/client", namespace).text
+    service = cluster.kubectl(
+        "get", "service", "web", namespace, "--output=jsonpath={.spec.clusterIP}"
+    ).text
+    for host in (service, "web", "web.e2e.svc.cluster.local"):
+        assert f"answer {host}: hello from web-" in heard

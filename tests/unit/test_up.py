@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does `up` undo what it began, keep what was there, and believe only the API?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from kubekiln.errors import KubekilnError, Problem
+from kubekiln.operations import up
+from kubekiln.operations.down import take_down
+from kubekiln.operations.kubectl import find_kubeconfig
+from kubekiln.operations.wait import Boot, ready_names
+from kubekiln.paths import Project
+from pipeline.targets import registry
+from pipeline.targets.machine import ConsoleReport, Machine, MachineStatus, Phase, State
+from pipeline.targets.record import list_records, read_record, record_of, write_record
+from tests.support.machines import make_machine
+
+READY = ConsoleReport((Phase("api", 3.0), Phase("ready", 8.0)), complete=True)
+
+
+@dataclass
+class FakeTarget:
+    """Does nothing but remember."""
+
+    name: str = "fake"
+    state: State = "absent"
+    report: ConsoleReport = READY
+    done: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[Problem]:
+        return []
+
+    def boot(self, machine: Machine) -> None:
+        self.done.append(f"boot {machine.name}")
+        self.state = "running"
+
+    def status(self, machine: Machine) -> MachineStatus:
+        return MachineStatus(self.state, report=self.report)
+
+    def stop(self, machine: Machine, *, graceful: bool = True) -> None:
+        self.done.append(f"stop {machine.name}")
+
+    def destroy(self, machine: Machine) -> None:
+        self.done.append(f"destroy {machine.name}")
+
+
+def boot_of(target: FakeTarget, machine: Machine, answers: Iterator[frozenset[str]]) -> Boot:
+    return Boot(target, [machine], lambda: next(answers))
+
+
+def quiet(_text: str) -> None: ...
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), KubekilnError("not Ready")])
+def test_what_was_booted_is_removed_if_the_cluster_does_not_get_up(
+    tmp_path: Path, error: BaseException
+) -> None:
+    target, machine = FakeTarget(), make_machine(tmp_path)
+
+    with (
+        pytest.raises(type(error)),
+        up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
+    ):
+        up.boot(target, "fake", machine, booted)
+        raise error
+
+    assert target.done == ["boot lab-1", "destroy lab-1"]
+
+
+def test_a_machine_that_had_a_disk_is_stopped_and_not_removed(tmp_path: Path) -> None:
+    target, machine = FakeTarget(state="stopped"), make_machine(tmp_path)
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
+    ):
+        up.boot(target, "fake", machine, booted)
+        raise KeyboardInterrupt
+
+    assert target.done == ["boot lab-1", "stop lab-1"]
+
+
+def test_a_machine_that_ran_before_is_left_alone(tmp_path: Path) -> None:
+    target, machine = FakeTarget(state="running"), make_machine(tmp_path)
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
+    ):
+        up.boot(target, "fake", machine, booted)
+        raise KeyboardInterrupt
+
+    assert target.done == []
+
+
+def test_keep_leaves_a_machine_that_failed_but_not_one_that_was_interrupted(tmp_path: Path) -> None:
+    done = []
+    for error in (KubekilnError("not Ready"), KeyboardInterrupt()):
+        target, machine = FakeTarget(), make_machine(tmp_path)
+        with (
+            pytest.raises(type(error)),
+            up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=True) as booted,
+        ):
+            up.boot(target, "fake", machine, booted)
+            raise error
+        done.append(target.done[-1])
+
+    assert done == ["boot lab-1", "destroy lab-1"]
+
+
+def test_the_console_of_a_removed_machine_is_kept(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path)
+    machine.run_dir.mkdir(parents=True)
+    machine.console_log.write_text("Kernel panic\n")
+
+    up.keep_console(machine, Project(tmp_path))
+
+    assert (tmp_path / "build/logs/lab-lab-1-console.log").read_text() == "Kernel panic\n"
+
+
+def test_a_machine_keeps_the_seed_it_was_made_with(tmp_path: Path) -> None:
+    target, machine = FakeTarget(), make_machine(tmp_path)
+    up.boot(target, "fake", machine, [])
+
+    (machine.seed_dir / "user-data").write_text("rendered anew\n")
+
+    record = read_record(machine.run_dir)
+    assert record is not None
+    assert (record.machine.seed_dir / "user-data").read_text() == "user-data\n"
+    assert record.machine.seed_dir.stat().st_mode & 0o777 == 0o700
+    assert up.differences(record, record_of("fake", machine)) == ["user-data"]
+
+
+def test_a_machine_that_is_there_stays_as_it_was_made(tmp_path: Path) -> None:
+    target, machine = FakeTarget(), make_machine(tmp_path)
+    up.boot(target, "fake", machine, [])
+    changed = replace(machine, image=replace(machine.image, digest="d2"), cpus=8)
+
+    kept = up.keep_or_make(changed, "fake")
+
+    assert (kept.image.digest, kept.cpus) == ("d1", 2)
+
+
+def test_a_cluster_is_up_when_the_api_says_so(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path)
+    answers = iter([frozenset(), frozenset({"lab-1"})])
+    watch = boot_of(FakeTarget(state="running"), machine, answers)
+
+    watch.wait(timeout_s=30, note=quiet)
+
+    assert next(answers, "asked twice") == "asked twice"
+
+
+@pytest.mark.parametrize(
+    ("state", "report", "said"),
+    [
+        pytest.param("running", ConsoleReport(refusals=("ca.crt: sha256 differs",)),
+                     "refuses its user-data: ca.crt: sha256 differs", id="gate-closed"),
+        pytest.param("stopped", ConsoleReport(), "has ended", id="machine-gone"),
+        pytest.param("running", ConsoleReport((Phase("etcd", 3.0),), failing=("api failed",)),
+                     "not Ready after .*lab-1: etcd.*; api failed", id="too-late"),
+    ],
+)  # fmt: skip
+def test_a_boot_that_fails_says_why_and_shows_the_console(
+    tmp_path: Path, state: State, report: ConsoleReport, said: str
+) -> None:
+    machine = make_machine(tmp_path)
+    machine.run_dir.mkdir(parents=True)
+    machine.console_log.write_text("the last words\n")
+    watch = boot_of(FakeTarget(state=state, report=report), machine, iter(()))
+
+    with pytest.raises(KubekilnError, match=said) as failed:
+        watch.wait(timeout_s=0, note=quiet)
+
+    assert "| the last words" in str(failed.value)
+    assert str(machine.console_log) in str(failed.value)
+
+
+def test_only_nodes_whose_condition_is_true_are_ready() -> None:
+    def node(name: str, status: str) -> dict[str, object]:
+        conditions = [
+            {"type": "DiskPressure", "status": "False"},
+            {"type": "Ready", "status": status},
+        ]
+        return {"metadata": {"name": name}, "status": {"conditions": conditions}}
+
+    nodes = {"items": [node("a", "True"), node("b", "False"), node("c", "Unknown"),
+                       {"metadata": {"name": "d"}}]}  # fmt: skip
+
+    assert ready_names(nodes) == {"a"}
+    assert ready_names({}) == frozenset()
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    record = record_of("nspawn", make_machine(tmp_path))
+
+    write_record(record)
+
+    assert list_records(tmp_path / "machines") == [record]
+    assert list_records(tmp_path / "machines", "other") == []
+
+
+def test_a_record_that_makes_no_sense_is_named(tmp_path: Path) -> None:
+    (tmp_path / "machine.json").write_text('{"schema": 9}')
+
+    with pytest.raises(KubekilnError, match="schema 9"):
+        read_record(tmp_path)
+
+
+def test_down_removes_the_machines_of_one_cluster_by_their_own_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, project = FakeTarget(), Project(tmp_path)
+    monkeypatch.setattr(registry, "TARGETS", {"fake": lambda: target})
+    for name in ("lab", "other"):
+        run_dir = project.machines_dir / name / f"{name}-1"
+        machine = make_machine(tmp_path, cluster=name, name=f"{name}-1", run_dir=run_dir)
+        write_record(record_of("fake", machine))
+
+    removed = take_down(project, "lab")
+
+    assert removed == ["lab/lab-1"]
+    assert target.done == ["destroy lab-1"]
+    assert take_down(project, None) == ["lab/lab-1", "other/other-1"]
+
+
+def test_the_only_cluster_needs_no_naming(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for name in ("a", "b"):
+        with pytest.raises(KubekilnError, match="no cluster"):
+            find_kubeconfig(project, name)
+        path = project.state_dir / name / "admin.kubeconfig"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        if name == "a":
+            assert find_kubeconfig(project, None) == path
+
+    assert find_kubeconfig(project, "b").parent.name == "b"
+    with pytest.raises(KubekilnError, match="which cluster"):
+        find_kubeconfig(project, None)
