@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from typing import Any
+import textwrap
 
 import yaml
 
@@ -36,15 +36,16 @@ def node_files(context: Context, composed: Part) -> tuple[NodeFile, ...]:
 def render_userdata(context: Context, files: tuple[NodeFile, ...]) -> bytes:
     """Write `#cloud-config`; the same files give the same bytes."""
     name = context.node.name
-    document = {
-        "hostname": name,
-        "fqdn": f"{name}.{context.cluster.network.domain}",
-        "prefer_fqdn_over_hostname": False,
-        "manage_etc_hosts": "localhost",
-        "write_files": [_entry(file) for file in files],
-    }
-    body = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1 << 20)
-    return f"#cloud-config\n{body}".encode()
+    lines = [
+        "#cloud-config",
+        f"hostname: {name}",
+        f"fqdn: {name}.{context.cluster.network.domain}",
+        "prefer_fqdn_over_hostname: false",
+        "manage_etc_hosts: localhost",
+        "write_files:",
+        *(_entry(file) for file in files),
+    ]
+    return ("\n".join(lines) + "\n").encode()
 
 
 def render_metadata(context: Context, userdata: bytes) -> bytes:
@@ -92,22 +93,18 @@ def _of_part(file: NodeFile) -> NodeFile:
     )
 
 
-def _entry(file: NodeFile) -> dict[str, Any]:
-    entry: dict[str, Any] = {"path": file.path}
+def _entry(file: NodeFile) -> str:
+    lines = [f"- path: {file.path}"]
     if file.mode != _DEFAULT_MODE:
-        entry["permissions"] = f"{file.mode:04o}"
+        lines.append(f"  permissions: '{file.mode:04o}'")
     if file.owner != _DEFAULT_OWNER:
-        entry["owner"] = file.owner
-    return {**entry, "content": file.content.decode()}
+        lines.append(f"  owner: {file.owner}")
+    return "\n".join([*lines, f"  content: {_scalar(file.content.decode())}"])
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes files' content as it reads."""
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)
+def _scalar(text: str) -> str:
+    """Write a file's content as it reads where YAML's literal block can, else quoted."""
+    plain = text.endswith("\n") and not text.startswith((" ", "\n")) and not text.endswith("\n\n")
+    if plain and all(line.isprintable() for line in text.split("\n")):
+        return "|\n" + textwrap.indent(text.rstrip("\n"), "    ")
+    return json.dumps(text)

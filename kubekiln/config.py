@@ -107,6 +107,10 @@ class Source:
                 where=f"{path}:{mark.line + 1}" if mark else str(path),
                 hint="indent with spaces, quote text that has ': ' or starts with a special sign",
             ) from error
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            # Without a mark: unprintable characters, a list as a key, a date such as 2026-13-01.
+            first = str(error).partition("\n")[0]
+            raise ConfigError(f"not valid YAML: {first}", where=str(path)) from error
 
     def line(self, path: KeyPath) -> int:
         """Give the 1-based line of the deepest part of `path` that is in the file."""

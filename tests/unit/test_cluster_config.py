@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a wrong cluster configuration say what is wrong, where, and what to do?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudinit.rules import RULES, findings, load_cluster
+from kubekiln.errors import EXIT_USAGE, ConfigError
+from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
+
+
+def node(**changes: Any) -> dict[str, Any]:
+    return {"name": "lab-2", "role": "single", "address": "10.80.0.12", **changes}
+
+
+TWO = [*cluster_data()["nodes"], node()]
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "pods overlap nodes": ({"network": {"pod_cidr": "10.80.0.0/16"}}, "pod_cidr 10.80.0.0/16 over"),
+    "services overlap pods": (
+        {"network": {"service_cidr": "10.244.128.0/20"}},
+        "service_cidr 10.244.128.0/20 overlaps pod_cidr 10.244.0.0/16",
+    ),
+    "host bits": ({"network": {"pod_cidr": "10.200.0.1/16"}}, "did you mean 10.200.0.0/16?"),
+    "no network": ({"network": {"pod_cidr": "ten"}}, "'ten' is not a network"),
+    "IPv6 pods": ({"network": {"pod_cidr": "fd00::/48"}}, "only IPv4 networks"),
+    "IPv6 node": ({"nodes": [node(address="fd00::1")]}, "only IPv4 addresses"),
+    "unknown key": ({"newtork": {}}, "did you mean 'network'?"),
+    "unknown role": ({"nodes": [node(role="boss")]}, "'boss'"),
+    "two names": ({"nodes": [*TWO[:1], node(name="lab-1")]}, "name lab-1 is already that of"),
+    "two addresses": (
+        {"nodes": [*TWO[:1], node(address="10.80.0.11")]},
+        "address 10.80.0.11 is already that of node 1 (lab-1)",
+    ),
+    "two MACs": (
+        {"nodes": [node(mac="52:54:00:00:00:01"), node(name="x", mac="52:54:00:00:00:01")]},
+        "mac 52:54:00:00:00:01 is already",
+    ),
+    "the gateway's": ({"nodes": [node(address="10.80.0.1")]}, "already that of the gateway"),
+    "elsewhere": ({"nodes": [node(address="10.81.0.5")]}, "not a host of node_cidr 10.80.0.0/24"),
+    "broadcast": ({"nodes": [node(address="10.80.0.255")]}, "not a host of node_cidr"),
+    "gateway elsewhere": ({"network": {"gateway": "10.9.0.1"}}, "gateway 10.9.0.1 is not a host"),
+    "capitals": ({"nodes": [node(name="Lab_2")]}, "RFC 1123"),
+    "too long": ({"nodes": [node(name="a" * 64)]}, "RFC 1123"),
+    "not quoted": ({"kubernetes": 1.37}, 'write "1.37"'),
+    "unsupported": ({"kubernetes": "1.20.0"}, "kubernetes 1.20.0 is not supported"),
+    "two singles": ({"nodes": TWO}, "has role single, but the cluster has 2 nodes"),
+    "no nodes": ({"nodes": []}, "at least 1 item"),
+    "DNS outside": ({"network": {"dns_ip": "10.97.0.10"}}, "not a free address of service_cidr"),
+    "DNS is the API": ({"network": {"dns_ip": "10.96.0.1"}}, "for example 10.96.0.10"),
+    "services too many": ({"network": {"service_cidr": "11.0.0.0/8"}}, "between /12 and /27"),
+    "pod network too small": (
+        {"network": {"pod_cidr": "10.244.0.0/25", "node_mask": 24}},
+        "node_mask 24 is larger than the whole pod_cidr",
+    ),
+    "pods too many": ({"kubelet": {"max_pods": 500}}, "more than the 253 addresses"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG.values(), ids=WRONG.keys())
+def test_a_mistake_is_named_with_its_place(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    project = make_project(tmp_path)
+    path = write_cluster(project, cluster_data(**changes))
+
+    with pytest.raises(ConfigError) as error:
+        load_cluster("lab", project)
+
+    assert said in str(error.value)
+    assert error.value.exit_code == EXIT_USAGE
+    for problem in error.value.problems:
+        assert problem.where is not None and problem.where.startswith(f"{path}:")
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    network = {"gateway": "10.9.0.1", "dns_ip": "10.97.0.10", "pod_cidr": "10.96.0.0/16"}
+    write_cluster(project, cluster_data(network=network, nodes=[node(address="10.81.0.1")]))
+
+    with pytest.raises(ConfigError) as error:
+        load_cluster("lab", project)
+
+    assert len(error.value.problems) == 4
+    lines = [int((p.where or "").split(":")[1].split(" ")[0]) for p in error.value.problems]
+    assert lines == sorted(lines)
+
+
+def test_every_rule_has_nothing_against_a_good_cluster_and_something_against_a_bad_one(
+    tmp_path: Path,
+) -> None:
+    assert findings(make_cluster()) == []
+    fired = set()
+    for changes, _ in WRONG.values():
+        try:
+            cluster = make_cluster(**changes)
+        except ValueError:
+            continue
+        fired |= {rule.__name__ for rule in RULES if list(rule(cluster))}
+    assert fired == {rule.__name__ for rule in RULES}
+
+
+def test_a_cluster_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    data = cluster_data()
+    del data["name"]
+    write_cluster(project, data, "field")
+
+    assert load_cluster("field", project).name == "field"
+
+
+def test_the_example_loads(tmp_path: Path) -> None:
+    cluster = load_cluster("solo", make_project(tmp_path))
+
+    assert [(n.name, n.role) for n in cluster.nodes] == [("solo-1", "single")]
+
+
+def test_mac_addresses_are_stable_local_and_differ_by_node_and_cluster() -> None:
+    one, other = make_cluster(), make_cluster(name="other")
+    first = one.mac_of(one.nodes[0])
+
+    assert first == make_cluster().mac_of(make_cluster().nodes[0])
+    assert first.startswith("52:54:00:")
+    assert first != other.mac_of(other.nodes[0])
+    given = make_cluster(nodes=[node(mac="AA:BB:CC:00:11:22")])
+    assert given.mac_of(given.nodes[0]) == "aa:bb:cc:00:11:22"

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the state private, stable, and never replaced behind anybody's back?"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cloudinit import render as rendering
+from cloudinit.pki import LeafSpec
+from cloudinit.state import StateError
+from kubekiln import files
+from kubekiln.errors import ConfigError, StorageError
+from tests.support.clusters import NOW, make_cluster, make_project, make_state, render, snapshot
+
+SPEC = LeafSpec("lab-1/use", "kubernetes", "someone", ("client",))
+
+
+def test_a_second_rendering_is_byte_identical(tmp_path: Path) -> None:
+    render(tmp_path)
+    first = snapshot(tmp_path)
+
+    render(tmp_path, now=NOW + timedelta(days=30))
+
+    assert snapshot(tmp_path) == first
+    assert any(name.endswith("seed.iso") for name in first)
+
+
+def test_nothing_of_the_state_is_readable_by_others(tmp_path: Path) -> None:
+    render(tmp_path)
+
+    private = [*(tmp_path / "state").rglob("*"), *(tmp_path / "build" / "nodes" / "lab").rglob("*")]
+    assert len(private) > 20
+    for path in private:
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_missing_state_with_rendered_nodes_is_refused(tmp_path: Path) -> None:
+    render(tmp_path)
+    (tmp_path / "state" / "lab").rename(tmp_path / "elsewhere")
+    before = snapshot(tmp_path)
+
+    with pytest.raises(ConfigError, match="state of cluster lab is missing") as error:
+        render(tmp_path)
+
+    assert "--new-cluster" in str(error.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_new_cluster_may_be_asked_for(tmp_path: Path) -> None:
+    render(tmp_path)
+    (tmp_path / "state" / "lab").rename(tmp_path / "elsewhere")
+
+    made = rendering.render_cluster(
+        make_cluster(), project=make_project(tmp_path), now=NOW, new_cluster=True
+    )
+
+    assert made.created_state
+    old = (tmp_path / "elsewhere" / "authorities" / "kubernetes.pem").read_bytes()
+    assert (made.state_directory / "authorities" / "kubernetes.pem").read_bytes() != old
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "authorities/kubernetes.pem",
+        "authorities/etcd.pem",
+        "authorities/front-proxy.pem",
+        "keys/service-account.pem",
+        "keys/encryption.key",
+    ],
+)
+def test_a_secret_that_is_gone_is_not_made_anew(tmp_path: Path, name: str) -> None:
+    render(tmp_path)
+    (tmp_path / "state" / "lab" / name).unlink()
+
+    with pytest.raises(StateError, match="lacks") as error:
+        render(tmp_path)
+
+    assert "backup" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_a_damaged_authority_is_refused_without_printing_it(tmp_path: Path, content: bytes) -> None:
+    render(tmp_path)
+    (tmp_path / "state" / "lab" / "authorities" / "etcd.pem").write_bytes(content)
+
+    with pytest.raises(StateError, match="does not hold a key and its certificate"):
+        render(tmp_path)
+
+
+def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
+    render(tmp_path)
+    (tmp_path / "state" / "lab" / "version").write_text("kubekiln-state 99\n")
+
+    with pytest.raises(StateError, match="99"):
+        render(tmp_path)
+
+
+@pytest.mark.parametrize("writes", range(0, 24, 5))
+def test_a_first_rendering_killed_at_any_write_is_gone_on_with(
+    tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, done = files.write_atomic, 0
+
+    def killed(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+        nonlocal done
+        if done == writes:
+            raise KeyboardInterrupt
+        done += 1
+        real(path, data, mode=mode)
+
+    for module in ("cloudinit.state", "cloudinit.render"):
+        monkeypatch.setattr(f"{module}.write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        render(tmp_path)
+    monkeypatch.undo()
+    left = {k: v for k, v in snapshot(tmp_path).items() if k.startswith("state/lab/")}
+
+    render(tmp_path)
+
+    after = snapshot(tmp_path)
+    assert {k: after[k] for k in left} == left
+
+
+def test_a_leaf_is_issued_anew_only_if_its_spec_changed(tmp_path: Path) -> None:
+    render(tmp_path)
+    before = snapshot(tmp_path / "state" / "lab" / "leaves")
+
+    render(tmp_path, api={"extra_sans": ["api.example.org"]})
+
+    after = snapshot(tmp_path / "state" / "lab" / "leaves")
+    gone, come = before.keys() - after.keys(), after.keys() - before.keys()
+    assert [name.split(".")[0] for name in gone] == ["lab-1/apiserver"]
+    assert [name.split(".")[0] for name in come] == ["lab-1/apiserver"]
+    assert all(before[name] == after[name] for name in before.keys() & after.keys())
+
+
+@pytest.mark.parametrize(("days", "renewed"), [(240, False), (250, True), (400, True)])
+def test_a_leaf_is_renewed_in_the_last_third_of_its_life(
+    tmp_path: Path, days: int, renewed: bool
+) -> None:
+    first = make_state(tmp_path)
+    pair = first.leaf(SPEC)
+    first.commit()
+
+    later = make_state(tmp_path, now=NOW + timedelta(days=days)).leaf(SPEC)
+
+    assert (later != pair) is renewed
+
+
+def test_two_renderings_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    lock = project.state_dir / ".lab.lock"
+
+    seen: list[str] = []
+
+    def state_is_locked(*_: object, **__: object) -> None:
+        with pytest.raises(StorageError), files.locked(lock, blocking=False):
+            pass
+        seen.append("locked")
+
+    original = rendering._write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendering, "_write", lambda *a: (state_is_locked(), original(*a))[1])
+        render(tmp_path)
+
+    assert seen == ["locked"]
+
+
+def test_a_wrong_config_writes_nothing(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    before = snapshot(tmp_path)
+
+    with pytest.raises(ConfigError):
+        rendering.render_cluster(make_cluster(addons=["nosuch"]), project=project, now=NOW)
+
+    after = {k: v for k, v in snapshot(tmp_path).items() if not k.endswith(".lock")}
+    assert after == before
+
+
+def test_control_plane_secrets_are_the_same_in_every_rendering_of_a_state(tmp_path: Path) -> None:
+    one = make_state(tmp_path)
+    keys = (one.service_account_key(), one.encryption_key(), one.authority("kubernetes"))
+    one.commit()
+
+    two = make_state(tmp_path)
+
+    assert (two.service_account_key(), two.encryption_key(), two.authority("kubernetes")) == keys
+
+
+def test_the_host_kubeconfig_leads_to_the_forwarded_port(tmp_path: Path) -> None:
+    made = render(tmp_path, api={"host_port": 16443})
+
+    document = yaml.safe_load(made.admin_kubeconfig.read_text())
+
+    assert document["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:16443"
+    assert document["current-context"] == "lab"
+    assert json.dumps(document).count("-data") == 3
