@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is what configs/clusters/solo.yaml gives still what it gave? (`make golden` rewrites)
+
+The tree below `solo/` is what lies on the node and beside its payload, in full. Keys and hashes are
+random and stand as placeholders; of a certificate there stands what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from cloudinit.part import NodeFile
+from cloudinit.render import render_payloads
+from cloudinit.rules import load_cluster
+from cloudinit.state import State
+from cloudinit.userdata import MANIFEST_PATH
+from tests.support.clusters import NOW, make_project
+
+GOLDEN = Path(__file__).parent / "solo"
+_KEY = re.compile(r"-----BEGIN (\w+) PRIVATE KEY-----.*?-----END \1 PRIVATE KEY-----\n", re.DOTALL)
+
+
+def test_solo_is_as_it_was(tmp_path: Path, golden_update: bool) -> None:
+    rendered = render_tree(tmp_path)
+    if golden_update:
+        shutil.rmtree(GOLDEN, ignore_errors=True)
+        for path, text in rendered.items():
+            target = GOLDEN / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        pytest.fail(f"rewrote {len(rendered)} files below {GOLDEN.name}: look at the difference")
+    stored = {str(p.relative_to(GOLDEN)): p.read_text() for p in GOLDEN.rglob("*") if p.is_file()}
+
+    assert len(stored) > 60
+    assert sorted(rendered) == sorted(stored)
+    for path, text in rendered.items():
+        assert text == stored[path], f"{path} differs; `make golden` rewrites"
+
+
+def test_every_structured_file_parses(tmp_path: Path) -> None:
+    parsed = 0
+    for path, text in render_tree(tmp_path).items():
+        if path.endswith((".yaml", ".conf")) and "kubernetes" in path and "resolv" not in path:
+            assert all(isinstance(d, dict) for d in yaml.safe_load_all(text)), path
+            parsed += 1
+        elif path.endswith(".json"):
+            json.loads(text)
+            parsed += 1
+    assert parsed >= 18
+
+
+def render_tree(root: Path) -> dict[str, str]:
+    project = make_project(root)
+    cluster = load_cluster("solo", project)
+    state = State.open(root / "state", cluster=cluster.name, config=cluster.pki, now=NOW)
+    tree = {}
+    for payload in render_payloads(cluster, state=state, project=project):
+        name = payload.context.node.name
+        tree[f"{name}/FILES"] = listing(payload.files)
+        tree[f"{name}/network-config"] = payload.seed["network-config"].decode()
+        tree[f"{name}/meta-data"] = re.sub(
+            r"-[0-9a-f]{12}$", "-<hash>", payload.seed["meta-data"].decode(), flags=re.MULTILINE
+        )
+        for file in payload.files:
+            tree[f"{name}/root{file.path}"] = normalise(file)
+    return tree
+
+
+def listing(files: tuple[NodeFile, ...]) -> str:
+    rows = [f"{f.mode:04o} {f.owner:<9} {f.part:<11} {f.path}  <- {f.source}" for f in files]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def normalise(file: NodeFile) -> str:
+    text = file.content.decode()
+    if "-----BEGIN CERTIFICATE-----" in text:
+        return describe(file.content)
+    text = _KEY.sub(r"<\1 private key>\n", text)
+    if file.path == "/etc/kubernetes/encryption.yaml":
+        text = re.sub(r"secret: \S+", "secret: <secret>", text)
+    if file.path == MANIFEST_PATH:
+        text = re.sub(r'"sha256":"[0-9a-f]+"', '"sha256":"<hash>"', text)
+    return text
+
+
+def describe(pem: bytes) -> str:
+    certificate = x509.load_pem_x509_certificate(pem)
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    lines = [
+        f"subject {certificate.subject.rfc4514_string()}",
+        f"issuer {certificate.issuer.rfc4514_string()}",
+        f"signed with {certificate.signature_algorithm_oid._name}",
+        f"valid for {(end - start).days} days from {(NOW - start).seconds} s ago",
+    ]
+    for extension in certificate.extensions:
+        critical = " (critical)" if extension.critical else ""
+        lines.append(f"{extension.oid._name}{critical}: {say(extension.value)}")
+    return "\n".join(lines) + "\n"
+
+
+def say(value: x509.ExtensionType) -> str:
+    if isinstance(value, x509.SubjectAlternativeName):
+        names = value.get_values_for_type(x509.DNSName)
+        return " ".join([*names, *map(str, value.get_values_for_type(x509.IPAddress))])
+    if isinstance(value, x509.ExtendedKeyUsage):
+        return " ".join(usage._name for usage in value)
+    if isinstance(value, x509.KeyUsage):
+        named = {"digital_signature": value.digital_signature, "cert_sign": value.key_cert_sign,
+                 "crl_sign": value.crl_sign, "encipher": value.key_encipherment}  # fmt: skip
+        return " ".join(name for name, given in named.items() if given)
+    if isinstance(value, x509.BasicConstraints):
+        return f"ca={value.ca} path_length={value.path_length}"
+    return "<hash>"

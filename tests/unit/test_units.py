@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does systemd take the units without a word, and do they keep the rules of docs/node.md?"""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+UNITS = sorted((ROOT / "cloudinit" / "units").glob("*.service"))
+IDS = [unit.name for unit in UNITS]
+IMAGE_UNITS = ROOT / "elements" / "k8s-node-runtime" / "static" / "usr/lib/systemd/system"
+# What belongs to systemd itself or comes with the image's packages.
+_STUBS = (
+    "basic.target", "containerd.service", "multi-user.target", "network-online.target",
+    "network.target", "shutdown.target", "sysinit.target",
+)  # fmt: skip
+
+
+def read(unit: Path) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(unit.read_text().replace("\\\n", " "))
+    return parser
+
+
+def flags(unit: Path) -> list[str]:
+    command = unit.read_text().partition("\nExecStart=")[2]
+    lines = []
+    for line in command.splitlines():
+        lines.append(line.strip().removesuffix("\\").strip())
+        if not line.endswith("\\"):
+            break
+    return lines[1:]
+
+
+def plant_root(root: Path, units: list[Path]) -> None:
+    system = root / "etc/systemd/system"
+    system.mkdir(parents=True)
+    shipped = root / "usr/lib/systemd/system"
+    shipped.mkdir(parents=True)
+    for unit in units:
+        (system / unit.name).write_bytes(unit.read_bytes())
+    (shipped / "kubekiln.target").write_bytes((IMAGE_UNITS / "kubekiln.target").read_bytes())
+    for name in _STUBS:
+        service = "[Service]\nExecStart=/usr/bin/stub\n" if name.endswith(".service") else ""
+        (shipped / name).write_text(f"[Unit]\nDescription=stub\nDefaultDependencies=no\n{service}")
+    programs = {"/usr/bin/stub"}
+    for unit in units:
+        programs |= set(re.findall(r"^Exec\w+=-?(\S+)", unit.read_text(), re.MULTILINE))
+    for program in programs:
+        path = root / program.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/true\n")
+        path.chmod(0o755)
+
+
+def verify(root: Path, names: list[str]) -> str:
+    command = ["systemd-analyze", "verify", "--man=no", f"--root={root}", *names]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.processes("systemd-analyze")
+def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path) -> None:
+    plant_root(tmp_path, UNITS)
+
+    assert len(UNITS) >= 9
+    assert verify(tmp_path, IDS) == ""
+
+
+@pytest.mark.processes("systemd-analyze")
+def test_systemd_would_have_something_to_say_of_a_wrong_unit(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.service"
+    wrong.write_text("[Unit]\nDescription=x\n[Service]\nExecStart=/usr/bin/x\nRestrat=always\n")
+    plant_root(tmp_path / "root", [wrong])
+
+    assert "Restrat" in verify(tmp_path / "root", ["wrong.service"])
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=IDS)
+def test_a_unit_is_tried_for_ever_at_a_bounded_rate(unit: Path) -> None:
+    parsed = read(unit)
+
+    assert parsed["Unit"]["StartLimitIntervalSec"] == "0"
+    assert parsed["Service"]["RestartSec"] == "1"
+    oneshot = parsed["Service"].get("Type") == "oneshot"
+    assert parsed["Service"]["Restart"] == ("on-failure" if oneshot else "always")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=IDS)
+def test_a_unit_stops_with_the_role_and_requires_nothing(unit: Path) -> None:
+    parsed = read(unit)
+
+    assert parsed["Unit"]["PartOf"] == "kubekiln.target"
+    assert not {"Requires", "BindsTo", "Requisite"} & set(parsed["Unit"])
+    assert "Install" not in parsed
+    assert "service" not in parsed["Unit"]["Description"].lower().split()[-1:]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=IDS)
+def test_flags_stand_one_a_line_in_alphabetical_order(unit: Path) -> None:
+    found = [line.split("=")[0] for line in flags(unit) if line.startswith("--")]
+
+    # --config before --config-dir: by name, not by the character after it.
+    assert found == sorted(found)
+    assert all(re.fullmatch(r"--[a-z-]+(=\S+)?", line) for line in flags(unit))
+
+
+def test_units_hold_nothing_that_differs_by_cluster() -> None:
+    for unit in UNITS:
+        text = unit.read_text()
+        addresses = set(re.findall(r"\b\d+\.\d+\.\d+\.\d+\b", text))
+        assert addresses <= {"127.0.0.1"}, unit.name
+        for variable in re.findall(r"\$\{(\w+)\}", text):
+            assert "EnvironmentFile=" in text, f"{unit.name} uses {variable}"
+
+
+def test_cis_flags_of_the_control_plane_are_on_the_command_lines() -> None:
+    directory = ROOT / "cloudinit" / "units"
+    for name, wanted in {
+        "kube-apiserver.service": CIS_APISERVER,
+        "kube-controller-manager.service": CIS_CONTROLLER_MANAGER,
+        "kube-scheduler.service": {"--profiling=false", "--bind-address=127.0.0.1"},
+        "etcd.service": CIS_ETCD,
+    }.items():
+        present = set(flags(directory / name))
+        names = {line.split("=")[0] for line in present}
+        assert {w for w in wanted if w not in present and w not in names} == set(), name
+
+
+# CIS Kubernetes Benchmark, sections 1.2, 1.3 and 2.
+CIS_APISERVER = {
+    "--admission-control-config-file", "--audit-log-maxage=30", "--audit-log-maxbackup=10",
+    "--audit-log-maxsize=100", "--audit-log-path", "--audit-policy-file",
+    "--authentication-config", "--authorization-mode=Node,RBAC", "--client-ca-file",
+    "--enable-admission-plugins=DenyServiceExternalIPs,EventRateLimit,NodeRestriction",
+    "--encryption-provider-config", "--etcd-cafile", "--etcd-certfile", "--etcd-keyfile",
+    "--kubelet-certificate-authority", "--kubelet-client-certificate", "--kubelet-client-key",
+    "--profiling=false", "--request-timeout", "--service-account-extend-token-expiration=false",
+    "--service-account-key-file", "--service-account-lookup=true", "--tls-cert-file",
+    "--tls-cipher-suites", "--tls-private-key-file",
+}  # fmt: skip
+CIS_CONTROLLER_MANAGER = {
+    "--bind-address=127.0.0.1", "--profiling=false", "--root-ca-file",
+    "--service-account-private-key-file", "--terminated-pod-gc-threshold",
+    "--use-service-account-credentials=true",
+}  # fmt: skip
+CIS_ETCD = {
+    "--cert-file", "--client-cert-auth=true", "--data-dir=/var/lib/etcd", "--key-file",
+    "--peer-cert-file", "--peer-client-cert-auth=true", "--peer-key-file",
+    "--peer-trusted-ca-file", "--trusted-ca-file",
+}  # fmt: skip
