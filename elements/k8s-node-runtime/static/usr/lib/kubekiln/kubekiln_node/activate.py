@@ -27,6 +27,7 @@ Written by kubekiln-activate: this node has its role. A node is replaced, not co
 a lost, changed or foreign seed would do to it at a later boot is nothing.
 """
 TARGET = "kubekiln.target"
+MOST_QUOTED = 160
 RELOAD = ("systemctl", "daemon-reload")
 START = ("systemctl", "start", "--no-block", TARGET)
 
@@ -48,16 +49,15 @@ def activate(
     """Do all of `main` below `root`, with the given doors to the outside."""
     started = now()
     manifest, problems = _judge(host_name=host_name, owner_of=owner_of, root=root)
-    node = manifest.node if manifest else host_name
     if manifest and not problems:
-        tell(f"KUBEKILN phase=userdata t={started:.1f} node={node}")
+        tell(f"KUBEKILN phase=userdata t={started:.1f} node={manifest.node}")
         problems = _open(manifest, started=started, run=run, root=root, now=now)
-    if not problems:
-        tell(f"KUBEKILN phase=activated t={now():.1f} node={node}")
+    if manifest and not problems:
+        tell(f"KUBEKILN phase=activated t={now():.1f} node={manifest.node}")
         return 0
     _write(root, manifest, gate="closed", reasons=problems, phases={})
     for problem in problems:
-        tell(f"KUBEKILN gate=closed reason={quote(problem)} t={now():.1f} node={node}")
+        tell(f"KUBEKILN gate=closed reason={quote(problem)} t={now():.1f} node={host_name}")
     return 1
 
 
@@ -88,7 +88,8 @@ def _judge(
     try:
         manifest = read_manifest(root + MANIFEST_PATH)
     except FileNotFoundError:
-        return None, [f"no {MANIFEST_PATH}: cloud-init got no usable user-data", *_complaints(root)]
+        quoted = _complaints(root) or ["cloud-init reports no error, see /var/log/cloud-init.log"]
+        return None, [f"no {MANIFEST_PATH}: cloud-init got no usable user-data", *quoted]
     except ManifestError as error:
         return None, [*error.reasons, *_complaints(root)]
     except OSError as error:
@@ -103,19 +104,24 @@ def _complaints(root: str) -> list[str]:
         return []
     try:
         with open(root + CLOUD_INIT_STATUS, encoding="utf-8") as stream:
-            stages = json.load(stream)["v1"]
-    except (OSError, ValueError, KeyError, TypeError):
+            stages = json.load(stream)["v1"].values()
+    except (OSError, ValueError, LookupError, AttributeError):
         return ["cloud-init left no status: it did not run"]
     found: list[str] = []
-    for stage in stages.values():
+    for stage in stages:
         if not isinstance(stage, dict):
             continue
-        texts = list(stage.get("errors") or [])
-        for level, lines in (stage.get("recoverable_errors") or {}).items():
-            if level in ("WARNING", "ERROR", "CRITICAL"):
-                texts += lines
-        found += [f"cloud-init: {text}" for text in texts if f"cloud-init: {text}" not in found]
-    return found or ["cloud-init reports no error, see /var/log/cloud-init.log"]
+        found += stage.get("errors") or []
+        by_level = stage.get("recoverable_errors") or {}
+        for level in ("WARNING", "ERROR", "CRITICAL"):
+            found += by_level.get(level) or []
+    return list(dict.fromkeys(f"cloud-init: {_without_data(text)}" for text in found))
+
+
+def _without_data(complaint: str) -> str:
+    """Cut off what cloud-init quotes of the user-data: there may be a key in it."""
+    first_line = complaint.partition("\n")[0]
+    return first_line.partition(" userdata: 'b'")[0].partition(": {")[0][:MOST_QUOTED]
 
 
 def _run_all(commands: Sequence[Sequence[str]], run: Callable[[Sequence[str]], int]) -> list[str]:

@@ -78,11 +78,12 @@ def _file_problems(item: WrittenFile, root: str, owner_of: Callable[[int, int], 
         return [f"{item.path} is missing"]
     except OSError as error:
         return [f"{item.path} can't be opened: {error.strerror}"]
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        return [f"{item.path} is not a regular file"]
     problems = []
     with os.fdopen(fd, "rb") as stream:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            return [f"{item.path} is not a regular file"]
         mode = stat.S_IMODE(found.st_mode)
         if mode != item.mode:
             problems.append(f"{item.path} has mode {mode:04o}, wanted {item.mode:04o}")

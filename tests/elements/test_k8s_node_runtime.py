@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Are the node runtime's shell programs, units and element scripts what they claim to be?"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.node_runtime import ELEMENT_DIR, PROGRAMS_DIR, STATIC_DIR
+
+UNITS_DIR = STATIC_DIR / "usr/lib/systemd/system"
+UNITS = sorted(path for path in UNITS_DIR.iterdir() if path.is_file())
+PROGRAMS = sorted(path for path in PROGRAMS_DIR.iterdir() if path.is_file())
+LEASE = {
+    "FLANNEL_NETWORK": "10.244.0.0/16",
+    "FLANNEL_SUBNET": "10.244.3.1/24",
+    "FLANNEL_MTU": "1450",
+    "FLANNEL_IPMASQ": "true",
+}
+
+
+def render_cni(tmp_path: Path, lease: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    env = tmp_path / "subnet.env"
+    env.write_text("".join(f"{key}={value}\n" for key, value in lease.items()))
+    return subprocess.run(
+        ["sh", PROGRAMS_DIR / "cni-conf", env, tmp_path / "net.d"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rendered(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tmp_path / "net.d/10-flannel.conflist").read_text())
+    return found
+
+
+@pytest.mark.processes("sh")
+def test_the_lease_becomes_a_bridge_network(tmp_path: Path) -> None:
+    assert render_cni(tmp_path, LEASE).returncode == 0
+
+    bridge, portmap = rendered(tmp_path)["plugins"]
+    assert rendered(tmp_path)["cniVersion"] == "1.0.0"
+    assert (bridge["type"], bridge["bridge"], bridge["mtu"]) == ("bridge", "cni0", 1450)
+    assert bridge["ipam"]["ranges"] == [[{"subnet": "10.244.3.0/24", "gateway": "10.244.3.1"}]]
+    assert bridge["ipam"]["routes"] == [{"dst": "0.0.0.0/0"}]
+    assert portmap == {"type": "portmap", "capabilities": {"portMappings": True}}
+
+
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize(
+    ("subnet", "network"),
+    [
+        ("10.244.0.129/25", "10.244.0.128/25"),
+        ("10.244.4.1/22", "10.244.4.0/22"),
+        ("192.168.255.241/28", "192.168.255.240/28"),
+    ],
+)
+def test_any_prefix_gives_its_network(tmp_path: Path, subnet: str, network: str) -> None:
+    assert render_cni(tmp_path, LEASE | {"FLANNEL_SUBNET": subnet}).returncode == 0
+    assert rendered(tmp_path)["plugins"][0]["ipam"]["ranges"][0][0]["subnet"] == network
+
+
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize(
+    ("subnet", "network"),
+    [
+        ("fd00:10:244:3::1/64", "fd00:10:244:3::/64"),
+        ("fd00:1:2:3:4:5:6:1/112", "fd00:1:2:3:4:5:6:0/112"),
+    ],
+)
+def test_dual_stack_gets_a_range_and_a_route_of_each(
+    tmp_path: Path, subnet: str, network: str
+) -> None:
+    assert render_cni(tmp_path, LEASE | {"FLANNEL_IPV6_SUBNET": subnet}).returncode == 0
+
+    ipam = rendered(tmp_path)["plugins"][0]["ipam"]
+    assert [item[0]["subnet"] for item in ipam["ranges"]] == ["10.244.3.0/24", network]
+    assert ipam["routes"] == [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+
+
+@pytest.mark.processes("sh")
+def test_the_cni_file_is_private_and_alone(tmp_path: Path) -> None:
+    render_cni(tmp_path, LEASE)
+    render_cni(tmp_path, LEASE)
+
+    files = list((tmp_path / "net.d").iterdir())
+    assert [path.name for path in files] == ["10-flannel.conflist"]
+    assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
+
+
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"FLANNEL_MTU": ""},
+        {"FLANNEL_MTU": "1450; reboot"},
+        {"FLANNEL_SUBNET": ""},
+        {"FLANNEL_SUBNET": '10.0.0.1/24", "x'},
+        {"FLANNEL_SUBNET": "$(reboot)"},
+        {"FLANNEL_IPV6_SUBNET": "fd00::2/64"},
+    ],
+    ids=str,
+)
+def test_a_lease_that_makes_no_sense_renders_nothing(
+    tmp_path: Path, change: dict[str, str]
+) -> None:
+    done = render_cni(tmp_path, LEASE | change)
+
+    assert done.returncode == 1
+    assert "cni-conf: " in done.stderr
+    assert not (tmp_path / "net.d/10-flannel.conflist").exists()
+
+
+def fake_commands(tmp_path: Path, **outputs: str) -> Path:
+    """Make commands that log their arguments and print what is given."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for name, output in outputs.items():
+        path = directory / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/argv\nprintf %s "{output}"\n')
+        path.chmod(0o755)
+    return directory
+
+
+def run_faked(tmp_path: Path, bin_dir: Path, *argv: Path | str) -> list[str]:
+    path = f"{bin_dir}:{os.environ['PATH']}"
+    subprocess.run(argv, check=True, env={"PATH": path}, capture_output=True)
+    return (tmp_path / "argv").read_text().splitlines()
+
+
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize("cgroup", ["tmpfs", "cgroup2fs"])
+def test_only_cgroup_v1_takes_the_cgroups_from_systemd(tmp_path: Path, cgroup: str) -> None:
+    bin_dir = fake_commands(tmp_path, mount="", mountpoint="", ln="", stat=cgroup)
+
+    log = run_faked(tmp_path, bin_dir, "sh", PROGRAMS_DIR / "container-setup", tmp_path / "run")
+
+    kubelet = yaml.safe_load((tmp_path / "run/kubelet.conf.d/50-container.conf").read_text())
+    containerd = (tmp_path / "run/containerd.d/50-container.toml").read_text()
+    assert kubelet["kind"] == "KubeletConfiguration"
+    assert kubelet["oomScoreAdj"] == 0
+    assert "restrict_oom_score_adj = true" in containerd
+    is_v1 = cgroup == "tmpfs"
+    assert (kubelet.get("cgroupDriver") == "cgroupfs") is is_v1
+    assert (kubelet.get("failCgroupV1") is False) is is_v1
+    assert ("SystemdCgroup = false" in containerd) is is_v1
+    assert "mount -o remount,bind,rw /proc/sys" in log
+    assert "mount --make-rshared /" in log
+
+
+@pytest.mark.processes("bash")
+def test_the_element_compiles_and_enables_with_one_preset_call(tmp_path: Path) -> None:
+    bin_dir = fake_commands(tmp_path, chmod="", find="", python3="", systemctl="")
+    script = ELEMENT_DIR / "post-install.d/50-k8s-node-runtime"
+
+    log = run_faked(tmp_path, bin_dir, "bash", script)
+
+    presets = [line for line in log if line.startswith("systemctl ")]
+    assert presets == ["systemctl preset kubekiln-activate.service kubekiln-container.service"]
+    assert any("unchecked-hash" in line for line in log)
+
+
+@pytest.mark.processes("systemd-analyze")
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(STATIC_DIR, root)
+    assert UNITS
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", f"--root={root}", "--man=no", *[u.name for u in UNITS]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    said = [
+        line
+        for line in (done.stdout + done.stderr).splitlines()
+        # The distribution's own units aren't in this root.
+        if "not found" not in line or "kubekiln" in line.split(":")[-1]
+    ]
+    assert said == []
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string((UNITS_DIR / name).read_text())
+    return parser
+
+
+def test_nothing_but_activation_starts_the_role() -> None:
+    assert not unit("kubekiln.target").has_section("Install")
+    for path in UNITS:
+        assert "kubekiln.target" not in unit(path.name).get("Install", "WantedBy", fallback="")
+
+
+def test_the_gate_comes_after_cloud_inits_network_stage_without_needing_it() -> None:
+    gate = unit("kubekiln-activate.service")["Unit"]
+
+    assert "cloud-init-network.service" in gate["After"]
+    assert "Requires" not in gate
+    assert "Wants" not in gate
+
+
+def test_container_set_up_is_for_containers_only() -> None:
+    assert unit("kubekiln-container.service")["Unit"]["ConditionVirtualization"] == "container"
+
+
+def test_every_program_that_a_unit_starts_is_there_and_executable() -> None:
+    started = {
+        unit(path.name)["Service"]["ExecStart"].split()[0]
+        for path in UNITS
+        if path.suffix == ".service"
+    }
+
+    assert started
+    for program in started:
+        path = STATIC_DIR / program.lstrip("/")
+        assert os.access(path, os.X_OK), program
+
+
+def test_every_program_is_executable_and_names_its_interpreter() -> None:
+    assert len(PROGRAMS) >= 6
+    for path in PROGRAMS:
+        assert os.access(path, os.X_OK), path
+        assert path.read_text().splitlines()[0] in ("#!/bin/sh", "#!/usr/bin/python3 -Es")
+
+
+def test_preset_and_script_enable_the_same_units() -> None:
+    preset = (STATIC_DIR / "usr/lib/systemd/system-preset/50-kubekiln.preset").read_text()
+    enabled = {line.split()[1] for line in preset.splitlines() if line.startswith("enable ")}
+
+    assert enabled == {p.name for p in UNITS if unit(p.name).has_section("Install")}
+
+
+def test_no_bytecode_lies_in_the_static_tree() -> None:
+    assert not list(STATIC_DIR.rglob("__pycache__"))

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the node's small API client trust only the cluster's CA, and survive whatever answers?"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.node_runtime import (
+    Certificates,
+    make_certificates,
+    sample_manifest,
+    send_json,
+    serving,
+)
+
+from kubekiln_node import wait_for_api  # isort: skip
+from kubekiln_node.api import Answer, client_context, get, parse_answer, split_server  # isort: skip
+from kubekiln_node.manifest import read_manifest  # isort: skip
+from kubekiln_node.phases import ApiView, accepts_tcp, accepts_unix  # isort: skip
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return make_certificates(tmp_path)
+
+
+def api(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+    """Answer like an API server that has one Ready node, but only a client with a certificate."""
+    client: Any = handler.connection
+    if not client.getpeercert():
+        send_json(handler, 401, {})
+    elif handler.path == "/readyz":
+        send_json(handler, 200, "ok")
+    elif handler.path == "/api/v1/nodes/solo-1":
+        conditions = [{"type": "Ready", "status": "True"}]
+        node_info = {"kubeletVersion": "v1.37.1"}
+        send_json(handler, 200, {"status": {"conditions": conditions, "nodeInfo": node_info}})
+    else:
+        send_json(handler, 404, {})
+
+
+def view(tmp_path: Path, server: str, certificates: Certificates) -> ApiView:
+    report = {
+        "server": server,
+        "ca": str(certificates.ca),
+        "cert": str(certificates.client),
+        "key": str(certificates.client_key),
+    }
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps(sample_manifest(report=report)))
+    return ApiView(read_manifest(str(path)))
+
+
+def test_the_phases_are_read_from_a_real_tls_server(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    with serving(api, certificates) as url:
+        seen = view(tmp_path, url, certificates)
+
+        assert seen.is_serving()
+        assert seen.has_node()
+        assert seen.is_node_ready()
+
+
+def test_a_server_that_is_away_is_a_no(tmp_path: Path, certificates: Certificates) -> None:
+    with serving(api, certificates) as url:
+        pass
+
+    assert not view(tmp_path, url, certificates).is_serving()
+
+
+def test_a_missing_credential_is_a_no_until_it_is_there(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    away = certificates.client.rename(tmp_path / "later")
+    with serving(api, certificates) as url:
+        seen = view(tmp_path, url, certificates)
+        before = seen.is_serving()
+        away.rename(certificates.client)
+        after = seen.is_serving()
+
+    assert (before, after) == (False, True)
+
+
+def test_a_server_of_another_ca_is_not_believed(tmp_path: Path, certificates: Certificates) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    theirs = make_certificates(other)
+    context = client_context(ca=str(theirs.ca), cert=str(theirs.client), key=str(theirs.client_key))
+
+    with serving(api, certificates) as url:
+        assert get(url, "/readyz", context) == Answer(0, b"")
+
+
+@pytest.mark.parametrize("data", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.0 abc\r\n\r\n", b"\x15\x03"])
+def test_what_is_no_http_counts_as_no_answer(data: bytes) -> None:
+    assert parse_answer(data).status == 0
+
+
+def test_a_body_that_is_no_object_reads_as_an_empty_one() -> None:
+    assert Answer(200, b"[1]").json() == {}
+    assert Answer(200, b"{").json() == {}
+
+
+@pytest.mark.parametrize(
+    ("server", "parts"),
+    [
+        ("https://127.0.0.1:6443", ("127.0.0.1", 6443)),
+        ("https://[::1]:6443/", ("::1", 6443)),
+        ("https://api.lab:443", ("api.lab", 443)),
+    ],
+)
+def test_servers_are_split_into_host_and_port(server: str, parts: tuple[str, int]) -> None:
+    assert split_server(server) == parts
+
+
+def test_sockets_are_asked_whether_they_accept(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+    before = accepts_unix(path)
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket() as tcp:
+        unix.bind(path)
+        unix.listen()
+        tcp.bind(("127.0.0.1", 0))
+        tcp.listen()
+        port = tcp.getsockname()[1]
+
+        assert (before, accepts_unix(path)) == (False, True)
+        assert accepts_tcp(f"127.0.0.1:{port}")
+    assert not accepts_tcp(f"127.0.0.1:{port}")
+
+
+def run_wait(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["wait-for-api", *args])
+    status: int = wait_for_api.main()
+    return status
+
+
+def test_waiting_ends_when_the_server_is_ready(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    statuses = iter([500, 500, 200])
+    pauses: list[float] = []
+    monkeypatch.setattr(wait_for_api.time, "sleep", pauses.append)
+
+    def answer(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        send_json(handler, next(statuses), {})
+
+    with serving(answer, certificates) as url:
+        context = client_context(
+            ca=str(certificates.ca),
+            cert=str(certificates.client),
+            key=str(certificates.client_key),
+        )
+        status = wait_for_api.wait(f"{url}/readyz", context, limit_s=60, sleep=pauses.append)
+
+    assert status == 200
+    assert pauses == [wait_for_api.PAUSE_S] * 2
+
+
+def test_waiting_needs_no_client_certificate(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    def answer(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        send_json(handler, 200 if handler.path == "/readyz?verbose" else 404, {})
+
+    with serving(answer, certificates) as url:
+        assert run_wait(monkeypatch, f"{url}/readyz?verbose", str(certificates.ca), "5") == 0
+
+
+def test_waiting_gives_up_with_the_last_answer(
+    monkeypatch: pytest.MonkeyPatch,
+    certificates: Certificates,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(lambda handler, _: send_json(handler, 500, {}), certificates) as url:
+        assert run_wait(monkeypatch, f"{url}/readyz", str(certificates.ca), "0") == 1
+
+    assert "still answers 500" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [(), ("https://x:1/", "ca"), ("https://x:1/", "ca", "soon")])
+def test_wrong_usage_is_exit_2(monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
+    assert run_wait(monkeypatch, *args) == 2
+
+
+def test_a_missing_ca_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_wait(monkeypatch, "https://127.0.0.1:1/", "/absent/ca.crt", "0") == 1
+    assert "/absent/ca.crt" in capsys.readouterr().err

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a kubelet get a serving certificate for its own names and addresses, and for no others?"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tests.support.node_runtime  # noqa: F401  (makes the next import possible)
+
+from kubekiln_node.csr_rules import judge, read_addresses  # isort: skip
+
+NODES = {
+    "solo-1": frozenset({"10.80.0.11", "fd00::11"}),
+    "solo-2": frozenset({"10.80.0.12"}),
+}
+KEY = ec.generate_private_key(ec.SECP256R1())
+USER = "system:node:solo-1"
+SUBJECT = ((NameOID.ORGANIZATION_NAME, "system:nodes"), (NameOID.COMMON_NAME, USER))
+
+
+def dns(name: str) -> x509.GeneralName:
+    return x509.DNSName(name)
+
+
+def ip(address: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(address))
+
+
+OWN_NAMES = (dns("solo-1"), ip("10.80.0.11"))
+
+
+def make_request(
+    names: tuple[x509.GeneralName, ...] = OWN_NAMES,
+    *,
+    subject: tuple[tuple[x509.ObjectIdentifier, str], ...] = SUBJECT,
+    extra: x509.ExtensionType | None = None,
+) -> bytes:
+    attributes = [x509.NameAttribute(oid, value) for oid, value in subject]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if extra:
+        builder = builder.add_extension(extra, critical=False)
+    return builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def csr(request: bytes | None = None, **spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "csr-x"},
+        "spec": {
+            "signerName": "kubernetes.io/kubelet-serving",
+            "username": USER,
+            "groups": ["system:nodes", "system:authenticated"],
+            "usages": ["digital signature", "server auth"],
+            "request": base64.b64encode(request or make_request()).decode(),
+            **spec,
+        },
+    }
+
+
+def test_a_node_gets_its_own_names_and_addresses() -> None:
+    assert judge(csr(), NODES).action == "approve"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(dns("solo-1"),), (ip("10.80.0.11"),), (*OWN_NAMES, ip("fd00:0:0::11"))],
+    ids=["name alone", "address alone", "both families"],
+)
+def test_any_part_of_what_is_its_own_will_do(names: tuple[x509.GeneralName, ...]) -> None:
+    assert judge(csr(make_request(names)), NODES).action == "approve"
+
+
+def test_an_rsa_kubelet_also_asks_for_key_encipherment() -> None:
+    usages = ["key encipherment", "digital signature", "server auth"]
+
+    assert judge(csr(usages=usages), NODES).action == "approve"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "none"),
+        ((*OWN_NAMES, dns("kubernetes")), "DNSName kubernetes"),
+        ((*OWN_NAMES, dns("solo-2")), "DNSName solo-2"),
+        ((*OWN_NAMES, dns("*")), "DNSName *"),
+        ((*OWN_NAMES, ip("10.80.0.12")), "IPAddress 10.80.0.12"),
+        ((*OWN_NAMES, ip("127.0.0.1")), "IPAddress 127.0.0.1"),
+        ((*OWN_NAMES, x509.RFC822Name("a@b.c")), "RFC822Name"),
+        ((*OWN_NAMES, x509.UniformResourceIdentifier("spiffe://x")), "UniformResource"),
+    ],
+)
+def test_foreign_names_are_denied_and_named(names: tuple[x509.GeneralName, ...], said: str) -> None:
+    verdict = judge(csr(make_request(names)), NODES)
+
+    assert verdict.action == "deny"
+    assert said in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        SUBJECT[1:],
+        ((NameOID.ORGANIZATION_NAME, "system:masters"), SUBJECT[1]),
+        (*SUBJECT, (NameOID.ORGANIZATION_NAME, "system:masters")),
+        (SUBJECT[0], (NameOID.COMMON_NAME, "system:node:solo-2")),
+        (*SUBJECT, (NameOID.ORGANIZATIONAL_UNIT_NAME, "x")),
+    ],
+    ids=["no group", "masters", "masters too", "another node", "a unit"],
+)
+def test_a_subject_other_than_the_nodes_is_denied(subject: Any) -> None:
+    assert judge(csr(make_request(subject=subject)), NODES).action == "deny"
+
+
+@pytest.mark.parametrize(
+    "usages",
+    [[], ["digital signature"], ["server auth", "client auth"], ["server auth", "any"], None],
+    ids=str,
+)
+def test_usages_other_than_a_servers_are_denied(usages: Any) -> None:
+    assert judge(csr(usages=usages), NODES).action == "deny"
+
+
+def test_a_user_outside_the_nodes_group_is_denied() -> None:
+    assert judge(csr(groups=["system:authenticated"]), NODES).action == "deny"
+
+
+def test_extensions_beside_the_names_are_denied() -> None:
+    request = make_request(extra=x509.BasicConstraints(ca=True, path_length=None))
+
+    assert judge(csr(request), NODES).action == "deny"
+
+
+def test_a_request_with_a_broken_signature_is_denied() -> None:
+    whole = x509.load_pem_x509_csr(make_request())
+    der = bytearray(whole.public_bytes(serialization.Encoding.DER))
+    der[-1] ^= 1
+    pem = b"-----BEGIN CERTIFICATE REQUEST-----\n%s-----END CERTIFICATE REQUEST-----\n"
+
+    verdict = judge(csr(pem % base64.encodebytes(bytes(der))), NODES)
+
+    assert verdict.action == "deny"
+    assert "signature" in verdict.reason
+
+
+@given(garbage=st.one_of(st.text(), st.binary().map(lambda b: base64.b64encode(b).decode())))
+def test_garbage_is_denied_and_never_a_traceback(garbage: str) -> None:
+    assert (
+        judge(csr(request=None) | {"spec": csr()["spec"] | {"request": garbage}}, NODES).action
+        == "deny"
+    )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"signerName": "kubernetes.io/kube-apiserver-client-kubelet"},
+        {"username": "system:node:stranger"},
+        {"username": "solo-1"},
+        {"username": "system:serviceaccount:x:solo-1"},
+    ],
+    ids=str,
+)
+def test_what_is_not_ours_is_left_alone(spec: dict[str, str]) -> None:
+    assert judge(csr(**spec), NODES).action == "leave"
+
+
+@pytest.mark.parametrize("status", [{"conditions": [{"type": "Denied"}]}, {"certificate": "x"}])
+def test_what_is_decided_stays_decided(status: dict[str, Any]) -> None:
+    assert judge({**csr(), "status": status}, NODES).action == "leave"
+
+
+def test_a_node_may_not_speak_for_another() -> None:
+    names = (dns("solo-2"), ip("10.80.0.12"))
+    subject = (SUBJECT[0], (NameOID.COMMON_NAME, "system:node:solo-2"))
+
+    assert judge(csr(make_request(names, subject=subject)), NODES).action == "deny"
+
+
+def test_addresses_are_compared_in_one_spelling() -> None:
+    assert read_addresses({"a": ["2001:DB8:0::1"]}) == {"a": frozenset({"2001:db8::1"})}
+
+
+@pytest.mark.parametrize("raw", [None, {}, {"a": []}, {"a": "10.0.0.1"}, {"a": ["10.0.0.0/8"]}])
+def test_a_configuration_without_addresses_is_refused(raw: Any) -> None:
+    with pytest.raises(ValueError, match=r"nodes|address"):
+        read_addresses(raw)
