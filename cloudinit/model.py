@@ -189,7 +189,7 @@ class Cluster(Model):
     addons: tuple[str, ...] = ("coredns",)
     """What is applied to the cluster once its API answers: names under configs/addons, or paths."""
     versions: dict[str, Version] = {}
-    """Versions of add-ons' images, by component; configs/components.yaml has the others."""
+    """Other versions of add-ons' images than configs/components.yaml wants, by component."""
     nodes: tuple[Node, ...] = Field(min_length=1)
     """The machines."""
 

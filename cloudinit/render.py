@@ -20,6 +20,7 @@ from cloudinit.roles import compose
 from cloudinit.seed import build_iso
 from cloudinit.state import State
 from cloudinit.userdata import compress, node_files, render_metadata, render_userdata
+from cloudinit.versions import component_versions
 from kubekiln.errors import ConfigError
 from kubekiln.files import locked, make_dir, write_atomic
 from kubekiln.paths import Project
@@ -99,7 +100,8 @@ def render_payloads(cluster: Cluster, *, state: State, project: Project) -> tupl
 
 def render_payload(cluster: Cluster, node: Node, state: State, project: Project) -> Payload:
     """Render and check one node in memory."""
-    context = Context(cluster, node, state, project, cluster.versions)
+    versions = component_versions(cluster, project)
+    context = Context(cluster, node, state, project, versions)
     files = node_files(context, compose(context))
     userdata = render_userdata(context, files)
     check_userdata(cluster, files, userdata)

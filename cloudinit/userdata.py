@@ -52,7 +52,13 @@ def render_metadata(context: Context, userdata: bytes) -> bytes:
     """Write meta-data; another user-data is another instance."""
     cluster, node = context.cluster.name, context.node.name
     digest = hashlib.sha256(userdata).hexdigest()[:12]
-    document = {"instance-id": f"{cluster}-{node}-{digest}", "local-hostname": node}
+    document = {
+        "instance-id": f"{cluster}-{node}-{digest}",
+        "local-hostname": node,
+        # Files are written before the network starts, which then has its final configuration at
+        # once; otherwise cloud-init would wait for a network that it doesn't need.
+        "dsmode": "local",
+    }
     return yaml.safe_dump(document, sort_keys=False).encode()
 
 

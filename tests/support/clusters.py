@@ -22,7 +22,6 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MINIMAL: dict[str, Any] = {
     "name": "lab",
     "kubernetes": "1.37.1",
-    "versions": {"coredns": "1.14.7"},
     "network": {"node_cidr": "10.80.0.0/24", "gateway": "10.80.0.1"},
     "nodes": [{"name": "lab-1", "role": "single", "address": "10.80.0.11"}],
 }
@@ -43,7 +42,6 @@ def make_project(root: Path) -> Project:
     """A project of its own below `root`, with the repository's configurations."""
     if not (root / "configs").exists():
         shutil.copytree(CONFIGS, root / "configs")
-        (root / "configs" / "components.yaml").touch()
     return Project(root)
 
 
