@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do the locked components get into the store, whoever can give them?
+
+`fetch_components` is thread-safe and made to run beside the root file system. Component keys are
+those of the lock: `kubernetes`, `etcd`, `containerd`, `runc`, `cni-plugins`, `crictl`, `flannel`,
+`coredns`, `pause`. `Fetched.files` maps a program's name to its (executable, read-only) file in the
+store. A component that is also a container image (`coredns`, `pause`) has one file more,
+`Fetched.image`: a tar for `ctr images import`, named `Fetched.image_reference` in the runtime.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kubekiln import progress
+from kubekiln.errors import ConfigError, IntegrityError, KubekilnError, Problem
+from pipeline.lock import Architecture, Image, Lock, Release
+from pipeline.sources.compose import compose_image
+from pipeline.sources.deb import Deb
+from pipeline.sources.gomod import GoMod
+from pipeline.sources.mirror import Mirror
+from pipeline.sources.provider import Cancelled, Context, Provider, Request, Unreachable
+from pipeline.sources.upstream import Upstream
+from pipeline.store import Store, input_digest
+
+DEFAULT_PROVIDERS: tuple[str, ...] = ("mirror", "upstream", "gomod", "deb")
+_DEPENDENCY_PROVIDERS = ("mirror", "deb", "upstream")
+"""For what a build needs (C libraries, certificates): those that need no build."""
+_PARALLEL = 4
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A component whose files are in the store."""
+
+    component: str
+    version: str
+    architecture: Architecture
+    provider: str
+    files: Mapping[str, Path]
+    """Program name → file in the store."""
+    image: Path | None = None
+    """The container image as a tar, for components that have one."""
+    image_reference: str | None = None
+    """The name of that image in the container runtime."""
+    reused: bool = False
+    """It was in the store already."""
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """Program name → sha256 (the store names files by it)."""
+        return {name: path.name for name, path in self.files.items()}
+
+
+def fetch_components(
+    lock: Lock,
+    wanted: Mapping[str, str],
+    *,
+    architecture: Architecture,
+    providers: Sequence[str],
+    store: Store,
+    mirror: str | None = None,
+    debian_mirror: str | None = None,
+    cancel: threading.Event | None = None,
+) -> dict[str, Fetched]:
+    """Get every wanted component (name → version), several at once.
+
+    `providers` is the order to try (`auto` stands for the default one). Raises ConfigError for what
+    the lock lacks, before any work; else the errors of every provider tried for the component that
+    failed first. `cancel` stops downloads and builds soon after it is set.
+    """
+    lock.check_wanted(dict(wanted), architecture)
+    order = tuple(DEFAULT_PROVIDERS if "auto" in providers else providers)
+    event = cancel or threading.Event()
+    context = Context(lock, store, mirror=mirror, debian_mirror=debian_mirror, cancel=event)
+    fetcher = Fetcher(context, order)
+    requests = [
+        Request(name, version, architecture, lock.release(name, version), context)
+        for name, version in wanted.items()
+    ]
+    fetched = _fetch_all(fetcher, requests, event)
+    fetcher.gomod.prune()
+    return {name: fetched[name] for name in wanted}
+
+
+def _fetch_all(
+    fetcher: Fetcher, requests: Sequence[Request], cancel: threading.Event
+) -> dict[str, Fetched]:
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="fetch") as pool:
+        futures = {pool.submit(fetcher.fetch, request): request for request in requests}
+        try:
+            return {futures[f].component: f.result() for f in as_completed(futures)}
+        except BaseException:
+            # The others stop by themselves: downloads at the next chunk, a build at the next poll.
+            cancel.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+@dataclass
+class Fetcher:
+    """Asks providers in order."""
+
+    context: Context
+    order: Sequence[str]
+    gomod: GoMod = field(init=False)
+    providers: Mapping[str, Provider] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gomod = GoMod(self._fetch_dependency)
+        known: tuple[Provider, ...] = (Upstream(), Mirror(), self.gomod, Deb())
+        self.providers = {provider.name: provider for provider in known}
+        unknown = [name for name in self.order if name not in self.providers]
+        if unknown:
+            raise ConfigError(
+                f"no provider named {unknown[0]!r}",
+                hint=f"there are: auto, {', '.join(sorted(self.providers))}",
+            )
+
+    def fetch(self, request: Request, order: Sequence[str] | None = None) -> Fetched:
+        names = self.order if order is None else order
+        offering = [p for n in names if (p := self.providers[n]).offers(request)]
+        if not offering:
+            raise ConfigError(
+                f"no provider of {', '.join(names)} has {request.title}",
+                hint=f"the lock has it from: {_offers(request.release, request.architecture)}",
+            )
+        for provider in offering:
+            found = self._from_store(provider, request)
+            if found:
+                return self._with_image(found, request)
+        return self._with_image(self._from_providers(offering, request), request)
+
+    def _from_store(self, provider: Provider, request: Request) -> Fetched | None:
+        files = self.context.store.lookup(provider.key(request))
+        if files is None:
+            return None
+        return _fetched(request, provider.name, files, reused=True)
+
+    def _from_providers(self, offering: Sequence[Provider], request: Request) -> Fetched:
+        problems: list[Problem] = []
+        for provider in offering:
+            try:
+                return self._from_provider(provider, request)
+            except (Unreachable, IntegrityError) as error:
+                problems.extend(error.problems)
+                if provider is not offering[-1]:
+                    _say_next(provider, request, error)
+        raise KubekilnError.of(
+            (Problem(f"cannot get {request.title} from any of its providers"), *problems)
+        )
+
+    def _from_provider(self, provider: Provider, request: Request) -> Fetched:
+        store, key = self.context.store, provider.key(request)
+        with store.lock(key):
+            found = self._from_store(provider, request)  # another bake may have been faster
+            if found:
+                return found
+            self.context.check_cancelled()
+            with store.workspace() as directory:
+                new = provider.fetch(request, directory)
+                kept = {n: store.add(p, executable="." not in n) for n, p in sorted(new.items())}
+            about = {"component": request.component, "version": request.version,
+                     "architecture": request.architecture, "provider": provider.name}  # fmt: skip
+            store.record(key, kept, about=about)
+        files = {name: store.path(sha256) for name, sha256 in kept.items()}
+        return _fetched(request, provider.name, files, reused=False)
+
+    def _fetch_dependency(self, component: str, version: str) -> Mapping[str, Path]:
+        context = self.context
+        release = context.lock.release(component, version)
+        # What is compiled or composed from it may differ by architecture; the source does not.
+        architecture = next(iter({**release.upstream, **release.deb}))
+        request = Request(component, version, architecture, release, context)
+        order = [n for n in self.order if n in _DEPENDENCY_PROVIDERS]
+        order += [n for n in _DEPENDENCY_PROVIDERS if n not in order]
+        return self.fetch(request, order).files
+
+    def _with_image(self, fetched: Fetched, request: Request) -> Fetched:
+        image = request.release.image
+        if image is None:
+            return fetched
+        path = self._compose(image, fetched)
+        return Fetched(
+            fetched.component, fetched.version, fetched.architecture, fetched.provider,
+            fetched.files, path, image.reference, fetched.reused,
+        )  # fmt: skip
+
+    def _compose(self, image: Image, fetched: Fetched) -> Path:
+        store, name = self.context.store, f"{fetched.component}.tar"
+        roots = self._ca_certificates(image)
+        key = input_digest(
+            kind="compose", layout=1, image=image.model_dump(), roots=roots and roots.name,
+            binary=fetched.sha256[image.binary], architecture=fetched.architecture,
+        )  # fmt: skip
+        with store.lock(key):
+            known = store.lookup(key)
+            if known:
+                return known[name]
+            with store.workspace() as directory:
+                compose_image(
+                    image,
+                    fetched.files[image.binary],
+                    directory / name,
+                    architecture=fetched.architecture,
+                    ca_certificates=roots.read_bytes() if roots else None,
+                )
+                sha256 = store.add(directory / name)
+            store.record(key, {name: sha256}, about={"image": image.reference})
+        return store.path(sha256)
+
+    def _ca_certificates(self, image: Image) -> Path | None:
+        if image.ca_certificates is None:
+            return None
+        return self._fetch_dependency("ca-certificates", image.ca_certificates)["roots.crt"]
+
+
+def _fetched(
+    request: Request, provider: str, files: Mapping[str, Path], *, reused: bool
+) -> Fetched:
+    return Fetched(
+        request.component, request.version, request.architecture, provider, files, reused=reused
+    )
+
+
+def _say_next(provider: Provider, request: Request, error: KubekilnError) -> None:
+    if isinstance(error, Cancelled):
+        return
+    progress.say(f"{request.title} not from {provider.name}: {error.problems[0].what}")
+
+
+def _offers(release: Release, architecture: Architecture) -> str:
+    return ", ".join(release.providers(architecture)) or "nobody"
