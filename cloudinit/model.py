@@ -189,7 +189,7 @@ class Cluster(Model):
     addons: tuple[str, ...] = ("coredns",)
     """What is applied to the cluster once its API answers: names under configs/addons, or paths."""
     versions: dict[str, Version] = {}
-    """Other versions of add-ons' images than configs/components.yaml wants, by component."""
+    """Other versions of add-ons' images than those that `image` carries, by component."""
     nodes: tuple[Node, ...] = Field(min_length=1)
     """The machines."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which version of each component may an add-on name? (The image carries the same ones.)"""
+"""Which version of each component may an add-on name? (Those in the nodes' image.)"""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from kubekiln.paths import Project
 
 
 def component_versions(cluster: Cluster, project: Project) -> Mapping[str, str]:
-    """Give the first wanted version of each component, or the one that the cluster names.
+    """Give the image's version of each component, or the one that the cluster names.
 
-    Only `components.<name>.versions` is read of configs/components.yaml: the whole of it is the
-    image's business, which this half of kubekiln doesn't know.
+    Only `components` is read of the image's configuration: the rest is the business of the other
+    half of kubekiln, which checks it as well.
     """
-    path = project.configs_dir / "components.yaml"
+    path = project.config_path("images", cluster.image)
     try:
-        document = yaml.safe_load(path.read_text()) or {}
-        wanted = {name: entry["versions"][0] for name, entry in document["components"].items()}
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, IndexError, TypeError) as error:
+        carried = yaml.safe_load(path.read_text())["components"]
+        return {
+            **{str(name): str(version) for name, version in carried.items()},
+            **cluster.versions,
+        }
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"cannot read the components' versions: {error}",
-            where=str(path),
-            hint="`kubekiln lock verify` says more",
+            f"image {cluster.image} does not say which components it carries", where=str(path)
         ) from error
-    return {**wanted, **cluster.versions}
