@@ -8,26 +8,45 @@ from dataclasses import dataclass
 from cloudinit.model import Cluster
 from cloudinit.render import RenderedCluster, render_cluster
 from cloudinit.rules import load_cluster
+from kubekiln.config import Source
+from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
+from pipeline.bake import bake
+from pipeline.lock import Lock, load_lock, lock_path
+from pipeline.model import Image, load_image
 from pipeline.targets.machine import BootImage
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A cluster's configuration and that of its image, which fit each other."""
+    """A cluster's configuration, that of its image, and the lock: they fit each other."""
 
     cluster: Cluster
+    image: Image
+    lock: Lock
 
 
 def load(project: Project, name: str) -> Plan:
-    """Read and check everything; raises ConfigError with all problems before any work."""
+    """Read everything and check that it fits; raises ConfigError before any work."""
     cluster = load_cluster(name, project)
-    return Plan(cluster)
+    lock = load_lock(lock_path(project.configs_dir))
+    source = Source(project.config_path("clusters", name))
+    lock.release("kubernetes", cluster.kubernetes, where=source.where(("kubernetes",)))
+    image = load_image(cluster.image, project)
+    if image.kubernetes != cluster.kubernetes:
+        raise ConfigError(
+            f"cluster {cluster.name} wants Kubernetes {cluster.kubernetes}, its image "
+            f"{image.name} has {image.kubernetes}",
+            where=source.where(("kubernetes",)),
+            hint=f"write {image.kubernetes} here, or {cluster.kubernetes} in the image's config",
+        )
+    return Plan(cluster, image, lock)
 
 
 def bake_image(project: Project, plan: Plan) -> BootImage:
-    """Bake the cluster's image, from the cache if nothing changed."""
-    raise NotImplementedError
+    """Bake the cluster's image; from the cache if nothing changed."""
+    baked = bake(plan.image, project=project, lock=plan.lock)
+    return BootImage(baked.name, baked.digest, baked.qcow2, baked.root_tar)
 
 
 def render(project: Project, plan: Plan) -> RenderedCluster:

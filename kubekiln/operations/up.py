@@ -52,7 +52,7 @@ def bring_up(
     check_target(target, target_name, project, plan.cluster)
     image = bake_image(project, plan)
     rendered = render(project, plan)
-    kubectl = pinned_kubectl(project, plan.cluster.kubernetes)
+    kubectl = pinned_kubectl(project, image=plan.cluster.image, version=plan.cluster.kubernetes)
     machines = [
         keep_or_make(machine, target_name)
         for machine in plan_machines(project, plan.cluster, rendered, image)

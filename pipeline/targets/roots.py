@@ -41,6 +41,9 @@ def ensure_root(image: BootImage) -> Path:
             run(Command(["rm", "-rf", half], as_root=True))
             run(Command(["mkdir", half], as_root=True))
             run(unpack_command(image.root_tar, half))
+            # Mount points, which the tar of a root file system may leave out.
+            mounts = [half / name for name in ("proc", "sys", "dev", "run")]
+            run(Command(["mkdir", "-p", *mounts], as_root=True))
             run(Command(["mv", "-T", half, root], as_root=True))
     return root
 
