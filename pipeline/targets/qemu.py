@@ -25,7 +25,7 @@ from pipeline.targets.qmp import execute, socket_path
 
 _POWER_OFF_S = 90.0
 _QUIT_S = 10.0
-# Before, TCG's CMPXCHG16B corrupts the guest's memory now and then: Linux panics in SLUB, which uses
+# Before, TCG's CMPXCHG16B breaks the guest now and then: Linux panics in its allocator, which uses
 # it for its fast path (seen with 7.2 and Linux 6.12, with any number of CPUs; docs/targets.md).
 # Between 7.2 and 10 nothing was tried; without the instruction Linux is hardly slower.
 _SOUND_CMPXCHG16B_SINCE = 10
