@@ -29,3 +29,4 @@ def component_versions(cluster: Cluster, project: Project) -> Mapping[str, str]:
         raise ConfigError(
             f"image {cluster.image} does not say which components it carries", where=str(path)
         ) from error
+    return {**versions, **cluster.versions}
