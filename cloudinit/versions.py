@@ -21,10 +21,7 @@ def component_versions(cluster: Cluster, project: Project) -> Mapping[str, str]:
     path = project.config_path("images", cluster.image)
     try:
         carried = yaml.safe_load(path.read_text())["components"]
-        return {
-            **{str(name): str(version) for name, version in carried.items()},
-            **cluster.versions,
-        }
+        versions = {str(name): str(version) for name, version in carried.items()}
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
             f"image {cluster.image} does not say which components it carries", where=str(path)
