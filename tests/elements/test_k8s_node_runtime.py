@@ -143,7 +143,8 @@ def run_faked(tmp_path: Path, bin_dir: Path, *argv: Path | str) -> list[str]:
 def test_only_cgroup_v1_takes_the_cgroups_from_systemd(tmp_path: Path, cgroup: str) -> None:
     bin_dir = fake_commands(tmp_path, mount="", mountpoint="", ln="", stat=cgroup)
 
-    log = run_faked(tmp_path, bin_dir, "sh", PROGRAMS_DIR / "container-setup", tmp_path / "run")
+    setup = PROGRAMS_DIR / "container-setup"
+    log = run_faked(tmp_path, bin_dir, "sh", setup, tmp_path / "run", tmp_path / "sys")
 
     kubelet = yaml.safe_load((tmp_path / "run/kubelet.conf.d/50-container.conf").read_text())
     containerd = (tmp_path / "run/containerd.d/50-container.toml").read_text()
@@ -154,8 +155,24 @@ def test_only_cgroup_v1_takes_the_cgroups_from_systemd(tmp_path: Path, cgroup: s
     assert (kubelet.get("cgroupDriver") == "cgroupfs") is is_v1
     assert (kubelet.get("failCgroupV1") is False) is is_v1
     assert ("SystemdCgroup = false" in containerd) is is_v1
-    assert "mount -o remount,bind,rw /proc/sys" in log
     assert "mount --make-rshared /" in log
+
+
+@pytest.mark.processes("sh")
+def test_a_container_writes_no_setting_of_its_host(tmp_path: Path) -> None:
+    bin_dir = fake_commands(tmp_path, mount="", mountpoint="", ln="", stat="cgroup2fs")
+    (tmp_path / "sys/kernel").mkdir(parents=True)
+    (tmp_path / "sys/kernel/panic").write_text("1\n")
+
+    setup = PROGRAMS_DIR / "container-setup"
+    log = run_faked(tmp_path, bin_dir, "sh", setup, tmp_path / "run", tmp_path / "sys")
+
+    shown = tmp_path / "run/sysctl/kernel/panic"
+    assert shown.read_text() == "10\n"
+    assert f"mount --bind {shown} {tmp_path}/sys/kernel/panic" in log
+    assert [line for line in log if "rw" in line and "cgroup" not in line] == [
+        f"mount -o remount,bind,rw {tmp_path}/sys/net"
+    ]
 
 
 @pytest.mark.processes("bash")
