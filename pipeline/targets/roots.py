@@ -38,14 +38,21 @@ def ensure_root(image: BootImage) -> Path:
             )
         half = roots / f".{image.digest}.half"
         with step(f"Unpacking the root of {image.name} for container machines"):
-            run(Command(["rm", "-rf", half], as_root=True))
-            run(Command(["mkdir", half], as_root=True))
-            run(unpack_command(image.root_tar, half))
-            # Mount points, which the tar of a root file system may leave out.
-            mounts = [half / name for name in ("proc", "sys", "dev", "run")]
-            run(Command(["mkdir", "-p", *mounts], as_root=True))
-            run(Command(["mv", "-T", half, root], as_root=True))
+            try:
+                unpack(image.root_tar, half)
+                run(Command(["mv", "-T", half, root], as_root=True))
+            finally:
+                run(Command(["rm", "-rf", half], as_root=True))
     return root
+
+
+def unpack(root_tar: Path, into: Path) -> None:
+    """Unpack a root file system into a directory that is made anew."""
+    run(Command(["rm", "-rf", into], as_root=True))
+    run(Command(["mkdir", into], as_root=True))
+    run(unpack_command(root_tar, into))
+    # Mount points, which the tar of a root file system may leave out.
+    run(Command(["mkdir", "-p", *(into / n for n in ("proc", "sys", "dev", "run"))], as_root=True))
 
 
 def unpack_command(root_tar: Path, into: Path) -> Command:
