@@ -130,8 +130,8 @@ def _file_problems(files: object) -> list[str]:
             problems.append(f"files[{number}] has no absolute path: {item['path']!r}")
         elif not re.fullmatch(r"0?[0-7]{3,4}", item["mode"]):
             problems.append(f"{item['path']} has mode {item['mode']!r}, not one like 0600")
-        elif not re.fullmatch(r"[0-9a-f]{64}", item["sha256"]):
-            problems.append(f"{item['path']} has no sha256 of 64 hex digits")
+        elif not re.fullmatch(r"[0-9a-f]{32,64}", item["sha256"]):
+            problems.append(f"{item['path']} has no sha256 of 32 to 64 hex digits")
     return problems
 
 
