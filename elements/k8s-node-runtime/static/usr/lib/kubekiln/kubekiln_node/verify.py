@@ -93,7 +93,7 @@ def _file_problems(item: WrittenFile, root: str, owner_of: Callable[[int, int], 
         digest = hashlib.sha256()
         while chunk := stream.read(HASH_CHUNK):
             digest.update(chunk)
-    # Half a hash is as good against damage, and a kilobyte less of user-data (cloudinit/userdata.py).
+    # Half a hash is as good against damage, and less of user-data (cloudinit/userdata.py).
     if not digest.hexdigest().startswith(item.sha256):
         problems.append(
             f"{item.path} is damaged: sha256 {digest.hexdigest()[:12]}…, wanted {item.sha256[:12]}…"
