@@ -159,7 +159,7 @@ def check_nspawn(_project: Project) -> Iterable[Finding]:
 
 def check_mirrors(_project: Project) -> Iterable[Finding]:
     """The distribution's mirror, as this host's own apt sources name it."""
-    from pipeline.mirrors import debian_mirror
+    from pipeline.apt import debian_mirror
 
     try:
         mirror = debian_mirror()

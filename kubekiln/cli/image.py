@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kubekiln image …`: the golden image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+ImageName = Annotated[
+    str, typer.Argument(metavar="[IMAGE]", help="A name under configs/images, or a path.")
+]
+
+
+@app.command()
+def bake(image: ImageName = "debian-13") -> None:
+    """Bake an image; whatever is cached and unchanged is reused."""
+    from kubekiln.paths import Project
+    from kubekiln.progress import clock
+    from pipeline.bake import bake as bake_image
+    from pipeline.lock import load_lock, lock_path
+    from pipeline.model import load_image
+
+    project = Project.find()
+    baked = bake_image(
+        load_image(image, project), project=project, lock=load_lock(lock_path(project.configs_dir))
+    )
+    size_mb = baked.qcow2.stat().st_size / 1e6
+    typer.echo(f"{baked.qcow2}")
+    typer.echo(f"  digest {baked.digest}")
+    typer.echo(f"  size   {size_mb:,.0f} MB")
+    typer.echo(f"  reused {', '.join(baked.reused) or 'nothing'}")
+    typer.echo(f"  took   {clock(baked.seconds)}")
+
+
+@app.command("list")
+def list_images() -> None:
+    """List the images that are baked."""
+    from kubekiln.paths import Project
+    from pipeline.stages.publish import all_published
+
+    found = all_published(Project.find().images_dir)
+    if not found:
+        typer.echo("no image yet: `kubekiln image bake`")
+        return
+    _print_images(found)
+
+
+@app.command()
+def inspect(
+    image: Annotated[
+        str, typer.Argument(metavar="[IMAGE]", help="An image's name, or a manifest or qcow2.")
+    ] = "debian-13",
+) -> None:
+    """Read a finished disk back and check everything that must be true of it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from kubekiln.paths import Project
+    from kubekiln.progress import step
+    from pipeline.stages.inspect import inspect_disk, read_manifest
+
+    path = _manifest_path(image, Project.find().images_dir)
+    manifest = read_manifest(path)
+    with step(f"Inspecting {manifest['qcow2']['path']}"):
+        findings = inspect_disk(path.parent / manifest["qcow2"]["path"], manifest)
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        verdict = "[green]ok[/]" if finding.good else "[red]fail[/]"
+        table.add_row(verdict, finding.check, finding.promise)
+        for problem in finding.problems:
+            table.add_row("", "", f"[red]{problem}[/]")
+    Console(highlight=False).print(table)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def _manifest_path(image: str, images_dir: Path) -> Path:
+    if "/" not in image and not image.endswith((".json", ".qcow2")):
+        return images_dir / f"{image}.json"
+    return Path(image).with_suffix(".json")
+
+
+def _print_images(found: list[tuple[Path, dict[str, object]]]) -> None:
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("image", "digest", "MB", "age", "components", box=None, pad_edge=False)
+    now = datetime.now(UTC)
+    for _, manifest in found:
+        age = now - datetime.fromisoformat(str(manifest["created"]))
+        qcow2, components = manifest["qcow2"], manifest["components"]
+        assert isinstance(qcow2, dict)
+        assert isinstance(components, dict)
+        shown = ", ".join(f"{k} {components[k]}" for k in ("kubernetes", "etcd", "containerd"))
+        digest = str(manifest["digest"])[:12]
+        size = f"{qcow2['size'] / 1e6:,.0f}"
+        hours = int(age.total_seconds() // 3600)
+        shown_age = f"{hours} h" if hours < 48 else f"{age.days} d"
+        table.add_row(str(manifest["name"]), digest, size, shown_age, shown)
+    Console(highlight=False).print(table)

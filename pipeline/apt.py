@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Debian archive does this host install from? (Read from its apt sources.)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubekiln.errors import ConfigError
+
+# An archive's path by Debian's convention; hosts that carry several distributions have it last.
+_DEBIAN = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian/?$")
+_DEBIAN_SECURITY = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian-security/?$")
+
+
+@dataclass(frozen=True)
+class Archives:
+    """Where Debian's packages, and its security updates, can be had."""
+
+    main: str | None
+    security: str | None
+
+
+def host_archives(etc: Path = Path("/etc/apt")) -> Archives:
+    """Read the host's apt sources; on a host that isn't Debian both may be None."""
+    uris = list(_uris(etc))
+    main = next((u.rstrip("/") for u in uris if _DEBIAN.match(u)), None)
+    security = next((u.rstrip("/") for u in uris if _DEBIAN_SECURITY.match(u)), None)
+    if main and not security:
+        security = f"{main.removesuffix('/debian')}/debian-security"
+    return Archives(main, security)
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A Debian archive that is known to be there for this host."""
+
+    main: str
+    security: str
+
+
+def debian_mirror(etc: Path = Path("/etc/apt")) -> Mirror:
+    """Give the archive of the host's apt sources; raises ConfigError if they name none."""
+    found = host_archives(etc)
+    if found.main is None or found.security is None:
+        raise ConfigError(
+            "this host's apt sources name no Debian archive",
+            where=str(etc),
+            hint="set apt.build_mirror in the image's configuration",
+        )
+    return Mirror(found.main, found.security)
+
+
+def _uris(etc: Path) -> Iterator[str]:
+    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
+        if not path.is_file():
+            continue
+        text = path.read_text(errors="replace")
+        if path.suffix == ".list":
+            yield from _one_line_uris(text)
+        elif path.suffix == ".sources":
+            yield from _deb822_uris(text)
+
+
+def _one_line_uris(text: str) -> Iterator[str]:
+    """Parse `deb [options] URI suite components…`."""
+    for line in text.splitlines():
+        found = re.match(r"^\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s", line)
+        if found:
+            yield found[1]
+
+
+def _deb822_uris(text: str) -> Iterator[str]:
+    """Parse stanzas of `Types:`, `URIs:`, …; values may go on in indented lines."""
+    for stanza in re.split(r"\n\s*\n", text):
+        fields: dict[str, list[str]] = {}
+        key = ""
+        for line in stanza.splitlines():
+            if line.startswith("#"):
+                continue
+            if line[:1] not in (" ", "\t") and ":" in line:
+                key, _, line = line.partition(":")
+                key = key.strip().lower()
+            fields.setdefault(key, []).extend(line.split())
+        enabled = fields.get("enabled", ["yes"])[:1] != ["no"]
+        if enabled and "deb" in fields.get("types", []):
+            yield from fields.get("uris", [])

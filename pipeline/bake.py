@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does an image come to be, from its configuration to the published files?
+
+The stages, in order: preflight, then fetch beside base, rootfs, disk, inspect, record.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubekiln.paths import Project
+from kubekiln.progress import step
+from pipeline import cache
+from pipeline.lock import Lock
+from pipeline.model import Image
+from pipeline.plan import Plan
+from pipeline.stages.components import Components, gather
+from pipeline.stages.disk import make_disk
+from pipeline.stages.inspect import accept
+from pipeline.stages.preflight import preflight
+from pipeline.stages.publish import describe, point_to, publish, published
+from pipeline.stages.rootfs import make_base, make_rootfs
+
+
+@dataclass(frozen=True)
+class Baked:
+    """A published image."""
+
+    name: str
+    digest: str
+    qcow2: Path
+    root_tar: Path
+    manifest: Path
+    reused: tuple[str, ...]
+    seconds: float
+
+
+def bake(image: Image, *, project: Project, lock: Lock) -> Baked:
+    """Bake an image, reusing whatever is cached, and publish it under `build/images`.
+
+    Killed at any moment it leaves no mount, no process and no partial image.
+    """
+    started = time.monotonic()
+    plan = preflight(image, project=project, lock=lock)
+    logs = project.logs_dir / f"bake-{image.name}"
+    components, base_reused = _fetch_beside_base(plan, lock, logs)
+    rootfs = plan.rootfs(components.digests)
+    rootfs_reused = cache.ensure(
+        rootfs, lambda d: make_rootfs(plan, rootfs, components, d, log=_log(logs, "rootfs"))
+    )
+    disk = plan.disk(rootfs)
+    root_tar = rootfs.output("root.tar")
+    disk_reused = cache.ensure(
+        disk, lambda d: make_disk(image, disk, root_tar, d, log=_log(logs, "disk"))
+    )
+    result = published(image, disk, project.images_dir)
+    published_before = result.read() is not None
+    if not published_before:
+        about = describe(
+            image, result, base=plan.base, rootfs=rootfs, disk=disk, components=components
+        )
+        with step("Inspecting the finished disk"):
+            accept(disk.output("disk.qcow2"), about)
+        publish(image, result, disk=disk, about=about)
+    point_to(image, result)
+    cache.prune()
+    reused = {
+        "components": components.reused,
+        "base": base_reused,
+        "rootfs": rootfs_reused,
+        "disk": disk_reused,
+        "image": published_before,
+    }
+    return Baked(
+        name=image.name,
+        digest=disk.digest,
+        qcow2=result.qcow2,
+        root_tar=root_tar,
+        manifest=result.manifest,
+        reused=tuple(name for name, was in reused.items() if was),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _fetch_beside_base(plan: Plan, lock: Lock, logs: Path) -> tuple[Components, bool]:
+    """Get the components while the distribution is installed; one's failure ends the other."""
+    cancel = threading.Event()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="components") as pool:
+        fetching: Future[Components] = pool.submit(gather, plan.image, lock, cancel=cancel)
+        try:
+            reused = cache.ensure(plan.base, lambda d: make_base(plan, d, log=_log(logs, "base")))
+            return fetching.result(), reused
+        except BaseException:
+            cancel.set()
+            raise
+
+
+def _log(directory: Path, stage: str) -> Path:
+    """Begin a stage's log anew."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{stage}.log"
+    path.unlink(missing_ok=True)
+    return path

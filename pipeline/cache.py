@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How is the output of a stage kept, so that the same inputs never cost the same work twice?
+
+`<cache>/stages/<name>-<digest>/` holds outputs, published by rename; `<name>-<digest>.lock` is
+held while it is made; `work/` holds what is being made, and what a killed bake left.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubekiln.files import locked, make_dir, storage_errors, sync_dir
+from kubekiln.paths import cache_dir
+from kubekiln.process import Command, run
+from kubekiln.progress import say, step
+
+_KEPT_PER_STAGE = 3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the bake, as a value: what it is called, and a digest of all its inputs."""
+
+    name: str
+    title: str
+    digest: str
+    outputs: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.digest[:16]}"
+
+    @property
+    def directory(self) -> Path:
+        """Where its outputs are, once it ran."""
+        return stages_dir() / self.key
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever runs it."""
+        return stages_dir() / f"{self.key}.lock"
+
+    def is_done(self) -> bool:
+        """Tell whether all outputs are in the cache."""
+        return all((self.directory / name).is_file() for name in self.outputs)
+
+    def output(self, name: str) -> Path:
+        """Name one output."""
+        return self.directory / name
+
+
+def stages_dir() -> Path:
+    """Where the outputs of all stages are."""
+    return cache_dir() / "stages"
+
+
+def ensure(stage: Stage, work: Callable[[Path], None]) -> bool:
+    """Run a stage unless its outputs are cached; tell whether they were.
+
+    `work` gets an empty directory, in which it makes the outputs (and may leave other things).
+    """
+    make_dir(stages_dir())
+    with locked(stage.lock):
+        if stage.is_done():
+            os.utime(stage.directory)
+            say(f"• {stage.title}: cached")
+            return True
+        with step(stage.title), storage_errors(stages_dir()):
+            _run(stage, work)
+    return False
+
+
+def _run(stage: Stage, work: Callable[[Path], None]) -> None:
+    scratch_root = make_dir(stages_dir() / "work")
+    # A killed bake of this stage left it; nobody else can: we hold the stage's lock.
+    for stale in scratch_root.glob(f"{stage.key}.*"):
+        remove_tree(stale)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{stage.key}.", dir=scratch_root))
+    scratch.chmod(0o755)
+    try:
+        work(scratch)
+        done = make_dir(scratch / ".outputs")
+        for name in stage.outputs:
+            _sync(scratch / name)
+            (scratch / name).rename(done / name)
+        remove_tree(stage.directory)
+        done.rename(stage.directory)
+        sync_dir(stages_dir())
+    finally:
+        remove_tree(scratch)
+
+
+def prune() -> None:
+    """Remove all but the newest outputs of each stage, except those that somebody works on."""
+    by_name: dict[str, list[Path]] = {}
+    for directory in stages_dir().glob("*-*/"):
+        by_name.setdefault(directory.name.rpartition("-")[0], []).append(directory)
+    for directories in by_name.values():
+        newest_first = sorted(directories, key=lambda d: d.stat().st_mtime, reverse=True)
+        for directory in newest_first[_KEPT_PER_STAGE:]:
+            remove_tree(directory)
+            directory.with_name(f"{directory.name}.lock").unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, also if root made things in it."""
+    if not path.exists():
+        return
+    if run(Command(["rm", "-rf", "--one-file-system", path]), check=False).returncode != 0:
+        run(Command(["rm", "-rf", "--one-file-system", path], as_root=True))
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be said about an image in `configs/images/*.yaml`?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kubekiln.config import Model, Version, invalid, load_model
+from kubekiln.paths import Project
+from pipeline.lock import Architecture, ProviderName
+
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+Word = Annotated[str, Field(pattern=r"^[^\s\"'\\$`]+$")]
+
+# What a node of any role needs; an image without one of them can't be baked.
+REQUIRED_COMPONENTS = (
+    "cni-plugins", "containerd", "coredns", "crictl", "etcd", "flannel", "kubernetes", "pause",
+    "runc",
+)  # fmt: skip
+
+
+class Apt(Model):
+    """Debian archives."""
+
+    mirror: Url
+    """Public archive, written into the image's apt sources."""
+    security_mirror: Url | None = None
+    """Public archive of security updates, likewise; installed from in the bake, too."""
+    build_mirror: Url | None = None
+    """Archive the bake installs from; default: that of this host's apt sources, else `mirror`."""
+    build_security_mirror: Url | None = None
+    """The same for security updates; default: `debian-security` beside the host's archive."""
+    components: tuple[Word, ...] = ("main",)
+    """Archive areas; `main` is enough for everything in our elements."""
+
+
+class Disk(Model):
+    """The disk image."""
+
+    size_mib: int = Field(default=4096, ge=2048, le=1 << 20, examples=[4096, 20480])
+    """Virtual size in MiB; a machine may have a larger disk, its root grows at the first boot."""
+    free_mib: int = Field(default=512, ge=64)
+    """Least space in MiB that must be free on the root of the finished disk."""
+
+
+class Image(Model):
+    """An image: a distribution, elements that make a node of it, and what they install."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?$", examples=["debian-13"])
+    """Name of the image and of its files; default: the name of the configuration file."""
+    distribution: Literal["debian"]
+    """Which distribution it is made of."""
+    release: Word = Field(examples=["trixie"])
+    """Release of the distribution, by its code name."""
+    architecture: Architecture = "amd64"
+    """CPU architecture, as Debian calls it."""
+    apt: Apt
+    """Where packages come from."""
+    elements: tuple[Word, ...] = Field(min_length=1)
+    """diskimage-builder elements from `elements/` (or upstream's); what they depend on is added."""
+    packages: tuple[Word, ...] = ()
+    """Packages of the distribution beyond those that the elements ask for."""
+    components: dict[str, Version]
+    """Component → version, which the lock must have."""
+    providers: tuple[ProviderName, ...] = ("mirror", "upstream", "gomod", "deb")
+    """Who may give components, in this order; those that can't are passed over."""
+    component_mirror: str | None = None
+    """URL or directory of `<original host>/<original path>`, for the provider `mirror`."""
+    datasources: tuple[Word, ...] = Field(default=("NoCloud", "None"), min_length=1)
+    """cloud-init datasources that the node asks, in this order."""
+    kernel_arguments: tuple[Word, ...] = ()
+    """Arguments of the Linux kernel; the last `console=` is the one systemd writes to."""
+    disk: Disk = Disk()
+    """The disk image."""
+
+    @model_validator(mode="after")
+    def _has_every_component(self) -> Self:
+        lacking = [c for c in REQUIRED_COMPONENTS if c not in self.components]
+        if lacking:
+            raise invalid(f"no version for {', '.join(lacking)}", at=("components",))
+        return self
+
+    @property
+    def kubernetes(self) -> str:
+        """The Kubernetes version."""
+        return self.components["kubernetes"]
+
+
+def load_image(name_or_path: str, project: Project) -> Image:
+    """Read `configs/images/NAME.yaml`, or a file; raises ConfigError with all its problems."""
+    path: Path = project.config_path("images", name_or_path)
+    return load_model(Image, path, extra={"name": path.stem})

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does a finished disk become `build/images/<name>-<digest>.*`, all of it or nothing?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubekiln.files import make_dir, storage_errors
+from pipeline.cache import Stage
+from pipeline.model import Image
+from pipeline.stages.components import Components
+from pipeline.stages.record import manifest, read_packages, sbom, write_records
+
+_DIGEST_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Published:
+    """The files of one image."""
+
+    directory: Path
+    stem: str
+
+    @property
+    def qcow2(self) -> Path:
+        return self.directory / f"{self.stem}.qcow2"
+
+    @property
+    def manifest(self) -> Path:
+        return self.directory / f"{self.stem}.json"
+
+    def read(self) -> dict[str, Any] | None:
+        """Read the manifest; None unless the image is whole, here and in the cache."""
+        try:
+            found: dict[str, Any] = json.loads(self.manifest.read_text())
+            whole = self.qcow2.stat().st_size == found["qcow2"]["size"]
+            whole = whole and Path(found["root_tar"]).is_file()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if whole else None
+
+
+def published(image: Image, disk: Stage, images_dir: Path) -> Published:
+    """Name the files of an image, whether they are there or not."""
+    return Published(images_dir, f"{image.name}-{disk.digest[:_DIGEST_SHOWN]}")
+
+
+def describe(
+    image: Image, to: Published, *, base: Stage, rootfs: Stage, disk: Stage, components: Components
+) -> dict[str, Any]:
+    """Make the manifest."""
+    return {
+        **manifest(
+            image,
+            digest=disk.digest,
+            qcow2=(disk.output("disk.qcow2"), to.qcow2.name),
+            root_tar=rootfs.output("root.tar"),
+            files={name: path.name for name, path in components.files.items()},
+            images={reference: path.name for reference, path in components.images.items()},
+            packages=read_packages(disk.output("dpkg-status").read_text()),
+        ),
+        "providers": dict(components.providers),
+        "stages": {stage.name: stage.digest for stage in (base, rootfs, disk)},
+        "layout": json.loads(disk.output("disk.json").read_text()),
+    }
+
+
+def publish(image: Image, to: Published, *, disk: Stage, about: Mapping[str, Any]) -> None:
+    """Link the disk into place and write its records beside it; the manifest is the last file."""
+    make_dir(to.directory)
+    with storage_errors(to.directory):
+        to.manifest.unlink(missing_ok=True)
+        _link(disk.output("disk.qcow2"), to.qcow2)
+    packages = read_packages(disk.output("dpkg-status").read_text())
+    bill = sbom(image, digest=disk.digest, files=about["files"], packages=packages)
+    write_records(to.directory, to.stem, manifest=about, sbom=bill)
+
+
+def point_to(image: Image, to: Published) -> None:
+    """Make `<name>.qcow2` and `<name>.json` lead to this image."""
+    for target in (to.qcow2, to.manifest):
+        link = to.directory / f"{image.name}{target.suffix}"
+        if link.is_symlink() and link.readlink() == Path(target.name):
+            continue
+        temporary = Path(tempfile.mkdtemp(dir=to.directory, prefix=".link-"))
+        try:
+            (temporary / "link").symlink_to(target.name)
+            (temporary / "link").rename(link)
+        finally:
+            shutil.rmtree(temporary)
+
+
+def all_published(images_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """List the manifests of whole images, newest first."""
+    found = []
+    for path in images_dir.glob("*.json"):
+        about = None if path.is_symlink() else Published(images_dir, path.stem).read()
+        if about:
+            found.append((path, about))
+    return sorted(found, key=lambda entry: str(entry[1]["created"]), reverse=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link, or copy to another file system; either way appears whole."""
+    temporary = target.with_name(f".{target.name}.new")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.rename(target)
