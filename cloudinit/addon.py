@@ -74,7 +74,10 @@ def _fill(value: Any, view: Mapping[str, Any]) -> Any:
     if not isinstance(value, str) or "{" not in value:
         return value
     lone = value.startswith("{{") and value.endswith("}}") and value.count("{{") == 1
-    return (_NATIVE if lone else _TEXT).from_string(value).render(view)
+    result = (_NATIVE if lone else _TEXT).from_string(value).render(view)
+    if isinstance(result, jinja2.Undefined):
+        raise jinja2.UndefinedError(f"{value} names nothing")
+    return result
 
 
 class _Dumper(yaml.SafeDumper):

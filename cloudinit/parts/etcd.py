@@ -17,18 +17,8 @@ _MIB = 1 << 20
 def render(context: Context) -> Part:
     """Give etcd, its certificate and its settings."""
     cluster, node = context.cluster, context.node
-    # One certificate for both ends: the member's clients and its peers are checked against the
-    # same authority, which signs for nothing else.
-    spec = LeafSpec(
-        name=f"{node.name}/etcd",
-        ca="etcd",
-        common_name=node.name,
-        usages=("server", "client"),
-        dns_names=(node.name, "localhost"),
-        addresses=(ip_address("127.0.0.1"), ip_address("::1"), node.address),
-    )
     authority = context.state.authority("etcd").certificate
-    environment = from_template(
+    settings = from_template(
         "/etc/etcd/etcd.env",
         {
             "cluster": cluster.name,
@@ -38,23 +28,31 @@ def render(context: Context) -> Part:
         keys=("name", "nodes.name", "etcd.quota_mib"),
         mode=0o644,
     )
+    ca_keys, own_keys = ("pki.algorithm", "pki.ca_days"), ("nodes.name", "nodes.address")
     return Part(
         files=(
-            NodeFile(
-                f"{PKI_DIR}/ca.crt",
-                authority,
-                "state: authority etcd",
-                ("pki.algorithm", "pki.ca_days"),
-            ),
+            NodeFile(f"{PKI_DIR}/ca.crt", authority, "state: authority etcd", ca_keys),
             *leaf_files(
-                context,
-                spec,
-                f"{PKI_DIR}/etcd",
-                keys=("nodes.name", "nodes.address"),
-                owner=_OWNER,
+                context, member_spec(context), f"{PKI_DIR}/etcd", keys=own_keys, owner=_OWNER
             ),
-            environment,
+            settings,
             unit("etcd.service"),
         ),
         units=("etcd.service",),
+    )
+
+
+def member_spec(context: Context) -> LeafSpec:
+    """Describe the member's certificate, one for both ends.
+
+    Its clients and its peers are checked against the same authority, which signs for nothing else.
+    """
+    name = context.node.name
+    return LeafSpec(
+        name=f"{name}/etcd",
+        ca="etcd",
+        common_name=name,
+        usages=("server", "client"),
+        dns_names=(name, "localhost"),
+        addresses=(ip_address("127.0.0.1"), ip_address("::1"), context.node.address),
     )
