@@ -24,7 +24,7 @@ from kubekiln.errors import IntegrityError
 from kubekiln.files import locked, storage_errors
 from pipeline.sources.provider import Context, Unreachable
 
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 64 * 1024
 _TIMEOUT_S = (10.0, 60.0)
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PARTIAL_CONTENT = 206
@@ -105,13 +105,16 @@ def _attempt_all(url: str, partial: Path, context: Context, title: str, patience
     session = requests.Session()
     session.mount("http://", HTTPAdapter(max_retries=0))
     session.mount("https://", HTTPAdapter(max_retries=0))
-    for attempt in range(patience.attempts):
+    failures, kept = 0, _size(partial)
+    while True:
         context.check_cancelled()
         try:
             return _transfer(session, url, partial, context, title)
         except _Passing as fault:
-            limit = patience.connect_attempts if fault.connect else patience.attempts
-            if attempt + 1 >= limit:
+            # A line that breaks every minute still gets the file: only standing still counts.
+            failures = 1 if _size(partial) > kept else failures + 1
+            kept = _size(partial)
+            if failures >= (patience.connect_attempts if fault.connect else patience.attempts):
                 if fault.connect:
                     context.unreachable.add(host)
                 raise Unreachable(
@@ -119,14 +122,17 @@ def _attempt_all(url: str, partial: Path, context: Context, title: str, patience
                     hint="check the network or a proxy setting, or use another provider "
                     "(gomod, or a mirror made by `kubekiln lock mirror`)",
                 ) from None
-            patience.wait(attempt, asked_for_s=fault.after_s)
-    return None
+            patience.wait(failures - 1, asked_for_s=fault.after_s)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _transfer(
     session: requests.Session, url: str, partial: Path, context: Context, title: str
 ) -> None:
-    have = partial.stat().st_size if partial.is_file() else 0
+    have = _size(partial)
     # No transparent compression: the hash is that of the file, and a resumed gzip stream is lost.
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -144,7 +150,7 @@ def _transfer(
     except (requests.ConnectTimeout, requests.exceptions.ProxyError) as error:
         raise _Passing(_reason(error), connect=True) from error
     except requests.exceptions.ChunkedEncodingError as error:
-        raise _Passing(_reason(error)) from error
+        raise _Passing(f"the connection ended after {_size(partial)} bytes") from error
     except requests.ConnectionError as error:
         # Also a reading time-out in the middle; then bytes came, and the host is there.
         raise _Passing(_reason(error), connect="Max retries" in str(error)) from error
