@@ -123,7 +123,7 @@ def test_coredns_forwards_only_if_there_is_somebody_to_ask(
     tmp_path: Path, nameservers: list[str], forwards: bool
 ) -> None:
     files = render_files(tmp_path, network={"nameservers": nameservers})
-    documents = list(yaml.safe_load_all(files["/etc/kubernetes/addons/50-coredns.yaml"].content))
+    documents = list(yaml.safe_load_all(files["/etc/kubernetes/addons/coredns.yaml"].content))
 
     corefile = next(d for d in documents if d["kind"] == "ConfigMap")["data"]["Corefile"]
 
@@ -134,7 +134,7 @@ def test_coredns_forwards_only_if_there_is_somebody_to_ask(
 
 def test_coredns_runs_the_version_of_the_image_and_pulls_nothing(tmp_path: Path) -> None:
     files = render_files(tmp_path, versions={"coredns": "9.9.9"})
-    documents = list(yaml.safe_load_all(files["/etc/kubernetes/addons/50-coredns.yaml"].content))
+    documents = list(yaml.safe_load_all(files["/etc/kubernetes/addons/coredns.yaml"].content))
 
     deployment = next(d for d in documents if d["kind"] == "Deployment")
 

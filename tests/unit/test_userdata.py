@@ -107,7 +107,7 @@ def test_every_secret_is_readable_by_its_owner_only(tmp_path: Path) -> None:
 def test_every_file_that_a_configuration_names_is_there(tmp_path: Path) -> None:
     files = render_files(tmp_path)
     of_the_image_or_made_at_run_time = re.compile(
-        r"^/(usr|run|tmp|opt)/|^/var/(log|lib/etcd)|^/etc/kubernetes/addons$"
+        r"^/(usr|run|tmp|opt)/|^/var/(log|lib/etcd)|^/etc/kubernetes/(addons|bootstrap)$"
     )
     named: dict[str, set[str]] = {}
     for file in files.values():
@@ -123,8 +123,8 @@ def test_every_file_that_a_configuration_names_is_there(tmp_path: Path) -> None:
         for path, users in named.items()
         if path not in files and not of_the_image_or_made_at_run_time.match(path)
     }
-    assert dangling == {"/etc/coredns/Corefile": {"/etc/kubernetes/addons/50-coredns.yaml"},
-                        "/etc/coredns": {"/etc/kubernetes/addons/50-coredns.yaml"}}  # fmt: skip
+    assert dangling == {"/etc/coredns/Corefile": {"/etc/kubernetes/addons/coredns.yaml"},
+                        "/etc/coredns": {"/etc/kubernetes/addons/coredns.yaml"}}  # fmt: skip
 
 
 def test_every_file_names_its_origin_and_every_key_is_in_the_model(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a cluster need before anything else can work? (Part: permissions and this node.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from cloudinit.credentials import identity
+from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
+
+DIRECTORY = "/etc/kubernetes/bootstrap"
+_CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+
+
+def render(context: Context) -> Part:
+    """Give the manifests, and the unit that applies them with rights that only it has."""
+    name = "kubekiln-bootstrap.service"
+    return Part(
+        files=(
+            *identity(
+                context, "super-admin", "kubernetes-super-admin", organization="system:masters"
+            ),
+            from_static(f"{DIRECTORY}/00-rbac.yaml"),
+            _node_manifest(context),
+            unit(name),
+        ),
+        units=(name,),
+    )
+
+
+def _node_manifest(context: Context) -> NodeFile:
+    labels = {_CONTROL_PLANE_LABEL: "", **context.node.labels}
+    document: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": context.node.name, "labels": labels},
+    }
+    if context.node.role == "single":
+        # The controller manager would give it the same part, but some seconds later; it takes note
+        # of parts that are given.
+        network = context.cluster.network
+        part = str(next(network.pod_cidr.subnets(new_prefix=network.node_mask)))
+        document["spec"] = {"podCIDR": part, "podCIDRs": [part]}
+    return from_template(
+        f"{DIRECTORY}/10-node.yaml",
+        {"document": yaml.safe_dump(document, sort_keys=False).rstrip()},
+        keys=("nodes.name", "nodes.labels", "network.pod_cidr", "network.node_mask"),
+    )
