@@ -158,8 +158,13 @@ class Release(Model):
     def providers(self, architecture: Architecture) -> tuple[ProviderName, ...]:
         """List who can give it for an architecture."""
         found: list[ProviderName] = []
+        built = self.gomod is not None and any(
+            b.architecture == architecture for b in self.gomod.built
+        )
+        if architecture in self.upstream or architecture in self.deb or built:
+            found.append("mirror")
         if architecture in self.upstream:
-            found += ["mirror", "upstream"]
+            found.append("upstream")
         if self.gomod:
             found.append("gomod")
         if architecture in self.deb:

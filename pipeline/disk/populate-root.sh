@@ -12,7 +12,7 @@ tree=$scratch/tree
 mkdir "$tree"
 tar -C "$tree" -x --numeric-owner --xattrs --xattrs-include='*' -f "$tar"
 # dib leaves these out of its tar.
-mkdir -p -m 0555 "$tree/proc" "$tree/sys"
+install -d -m 0555 "$tree/proc" "$tree/sys"
 
 # The pipeline, which is not root, needs these.
 cp -r --no-preserve=mode,ownership "$tree/boot/efi/." "$esp"

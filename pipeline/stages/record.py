@@ -94,7 +94,6 @@ def sbom(image: Image, *, digest: str, files: Mapping[str, str], packages: list[
     bom.metadata.component = Component(
         name=image.name, version=digest, type=ComponentType.OPERATING_SYSTEM, bom_ref="image"
     )
-    bom.register_dependency(bom.metadata.component, [])
     for name, sha256 in sorted(files.items()):
         component, _, file = name.partition("/")
         version = image.components.get(component)
@@ -120,6 +119,7 @@ def sbom(image: Image, *, digest: str, files: Mapping[str, str], packages: list[
                 purl=PackageURL("deb", "debian", package.name, package.version, qualifiers),
             )
         )
+    bom.register_dependency(bom.metadata.component, bom.components)
     return JsonV1Dot5(bom).output_as_string(indent=1)
 
 

@@ -43,9 +43,6 @@ modprobe -a -q overlay br_netfilter vxlan nf_conntrack nf_tables 2>/dev/null || 
 
 mount -t overlay overlay \
     -o "lowerdir=$lower,upperdir=$run_dir/upper,workdir=$run_dir/work" "$run_dir/root"
-# Without udev on the host systemd-nspawn takes a network interface only where /sys is read-only
-# (test_network_interface_initialized() in systemd's nspawn-network.c).
-mount -o remount,bind,ro /sys
 # Its own traces there are in the way of a second machine of the same name, and it leaves some.
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
@@ -53,6 +50,15 @@ mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
 # As a file in our own mount namespace, since systemd-socket-activate passes no open files on.
 touch "$run_dir/network"
 mount --no-canonicalize --bind /proc/self/fd/8 "$run_dir/network"
+
+# systemd-nspawn looks its network interface up in /sys, which must be the network's own; and only
+# where /sys is read-only it doesn't wait for a udev that knows nothing of the interface
+# (udev_available() in systemd's nspawn-network.c).
+mkdir /run/systemd/nspawn/cgroup
+mount --rbind /sys/fs/cgroup /run/systemd/nspawn/cgroup
+"${network[@]}" mount -t sysfs -o ro sysfs /sys
+mount --rbind /run/systemd/nspawn/cgroup /sys/fs/cgroup
+umount --recursive --lazy /run/systemd/nspawn/cgroup
 
 if [ "$api_port" != - ]; then
     systemd-socket-activate --listen="127.0.0.1:$api_port" \
