@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
 from cloudinit.part import Context, NodeFile, from_template
 from cloudinit.pki import KeyPair, LeafSpec
 
 PKI_DIR = "/etc/kubernetes/pki"
 CA_PATH = f"{PKI_DIR}/ca.crt"
+LOOPBACK = IPv4Address("127.0.0.1")
 _PKI_KEYS = ("pki.algorithm", "pki.leaf_days")
 
 
@@ -20,10 +22,18 @@ def client_spec(
     *,
     organization: str | None = None,
     ca: str = "kubernetes",
+    serves_loopback: bool = False,
 ) -> LeafSpec:
-    """Describe a certificate by which a component of this node shows who it is."""
+    """Describe a certificate by which a component of this node shows who it is.
+
+    With `serves_loopback` it also serves with it, on this machine only.
+    """
     name = f"{context.node.name}/{use}"
-    return LeafSpec(name, ca, common_name, ("client",), organization)
+    if not serves_loopback:
+        return LeafSpec(name, ca, common_name, ("client",), organization)
+    return LeafSpec(
+        name, ca, common_name, ("client", "server"), organization, ("localhost",), (LOOPBACK,)
+    )
 
 
 def pair_files(
@@ -56,13 +66,20 @@ def leaf_files(
 
 
 def identity(
-    context: Context, use: str, common_name: str, *, organization: str | None = None
+    context: Context,
+    use: str,
+    common_name: str,
+    *,
+    organization: str | None = None,
+    serves_loopback: bool = False,
 ) -> tuple[NodeFile, ...]:
     """Give a component its certificate, its key, and the kubeconfig that names both files.
 
     Files instead of embedded data: base64 of base64 doesn't compress, and the payload is small.
     """
-    spec = client_spec(context, use, common_name, organization=organization)
+    spec = client_spec(
+        context, use, common_name, organization=organization, serves_loopback=serves_loopback
+    )
     path = f"{PKI_DIR}/{use}"
     return (*leaf_files(context, spec, path), kubeconfig_file(context, use, path))
 

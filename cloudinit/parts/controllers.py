@@ -34,8 +34,15 @@ def render(context: Context) -> Part:
     return Part(
         files=(
             signer,
-            *identity(context, "controller-manager", "system:kube-controller-manager"),
-            *identity(context, "scheduler", "system:kube-scheduler"),
+            # Without a certificate to serve with, each makes two RSA keys at every start: seconds
+            # of an emulated CPU.
+            *identity(
+                context,
+                "controller-manager",
+                "system:kube-controller-manager",
+                serves_loopback=True,
+            ),
+            *identity(context, "scheduler", "system:kube-scheduler", serves_loopback=True),
             environment,
             scheduler,
             unit("kube-controller-manager.service"),
