@@ -95,7 +95,7 @@ class GoMod:
         return input_digest(
             kind="gomod",
             layout=1,
-            modules=mod_digest(self._gomodules_dir / build.directory),
+            modules=build.mod_sha256,
             build=build.model_dump(
                 include={"packages", "c_programs", "tags", "ldflags", "cgo", "c_libraries"}
             ),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import struct
@@ -52,10 +53,15 @@ def artefact(url: str, content: bytes, files: Mapping[str, str]) -> dict[str, An
 
 def lock_of(components: Mapping[str, Mapping[str, Any]]) -> Lock:
     """Make a lock with the real toolchains and these components."""
-    real = load_lock(LOCK_FILE)
     return Lock.model_validate(
-        {"format": 1, "toolchains": real.toolchains.model_dump(), "components": components}
+        {"format": 1, "toolchains": real_lock().toolchains, "components": components}
     )
+
+
+@functools.cache
+def real_lock() -> Lock:
+    """Read the lock that is committed."""
+    return load_lock(LOCK_FILE)
 
 
 def context_of(tmp_path: Path, lock: Lock | None = None, **more: Any) -> Context:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the lock what components.yaml asks for, and are the Go modules those it was made with?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kubekiln.errors import ConfigError, Problem
+from pipeline.components import Components, WantedComponent, fill_in
+from pipeline.lock import GoBuild, Lock, Release
+from pipeline.sources.gomod import mod_digest
+
+_UPDATE = "run `kubekiln lock update`"
+_BUILD_KEYS = ("tags", "ldflags", "packages", "cgo", "c_libraries", "module")
+
+
+def check_lock(lock: Lock, wanted: Components, *, gomodules_dir: Path) -> list[Problem]:
+    """List everything in which the lock and what it was made from differ; asks no network."""
+    problems = list(_check_toolchains(lock, wanted))
+    for component, want in wanted.components.items():
+        releases = lock.components.get(component, {})
+        for version in want.versions:
+            release = releases.get(version)
+            if release is None:
+                what = f"{component} {version} is wanted and not locked"
+                problems.append(Problem(what, hint=_UPDATE))
+                continue
+            problems += _check_release(f"{component} {version}", version, want, release)
+            problems += _check_modules(release.gomod, gomodules_dir)
+        extra = [v for v in releases if v not in want.versions]
+        problems += [Problem(f"{component} {v} is locked, not wanted", hint=_UPDATE) for v in extra]
+    extra = [c for c in lock.components if c not in wanted.components]
+    return problems + [Problem(f"{c} is locked and not wanted", hint=_UPDATE) for c in extra]
+
+
+def _check_toolchains(lock: Lock, wanted: Components) -> Iterator[Problem]:
+    for name in ("go", "zig"):
+        want, have = getattr(wanted.toolchains, name), getattr(lock.toolchains, name).version
+        if want != have:
+            yield Problem(f"{name} {want} is wanted, {have} is locked", hint=_UPDATE)
+
+
+def _check_release(
+    title: str, version: str, want: WantedComponent, release: Release
+) -> Iterator[Problem]:
+    if want.upstream:
+        for architecture, artefacts in release.upstream.items():
+            url = fill_in(want.upstream.url, version, architecture)
+            if [a.url for a in artefacts] != [url]:
+                yield Problem(f"{title}: the {architecture} artefact is not {url}", hint=_UPDATE)
+    if (want.gomod is None) != (release.gomod is None):
+        yield Problem(f"{title}: Go build wanted or locked, not both", hint=_UPDATE)
+    if want.gomod and release.gomod:
+        for key in _BUILD_KEYS:
+            if fill_in(getattr(want.gomod, key), version) != getattr(release.gomod, key):
+                yield Problem(f"{title}: {key} differ from components.yaml", hint=_UPDATE)
+    image = fill_in(want.image.model_dump(), version) if want.image else None
+    if image != (release.image.model_dump() if release.image else None):
+        yield Problem(f"{title}: image differs from components.yaml", hint=_UPDATE)
+    if not (release.upstream or release.deb or release.gomod):
+        yield Problem(f"{title} is locked with nobody to give it", hint=_UPDATE)
+
+
+def _check_modules(build: GoBuild | None, gomodules_dir: Path) -> Iterator[Problem]:
+    if build is None:
+        return
+    directory = gomodules_dir / build.directory
+    try:
+        digest = mod_digest(directory)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if digest != build.mod_sha256:
+        yield Problem("go.mod, go.sum or patches are not those of the lock", where=str(directory))

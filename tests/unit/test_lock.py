@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the committed lock whole, honest about its proofs, and what components.yaml asks for?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubekiln.errors import ConfigError
+from pipeline.components import Components, fill_in, load_components
+from pipeline.lock import ARCHITECTURES, Release, load_lock
+from pipeline.relock.check import check_lock
+from pipeline.relock.write import render_lock, write_lock
+from pipeline.sources.gomod import GOMODULES_DIR, mod_digest
+from tests.support.locks import LOCK_FILE, real_lock
+
+COMPONENTS_FILE = LOCK_FILE.with_name("components.yaml")
+DEFAULT = ("kubernetes", "etcd", "containerd", "runc", "cni-plugins", "crictl", "flannel",
+           "coredns", "pause")  # fmt: skip
+
+
+def components() -> Components:
+    return load_components(COMPONENTS_FILE)
+
+
+def releases() -> list[tuple[str, str, Release]]:
+    found = [(c, v, r) for c, rs in real_lock().components.items() for v, r in rs.items()]
+    assert found
+    return found
+
+
+def test_the_lock_is_what_components_yaml_asks_for() -> None:
+    assert check_lock(real_lock(), components(), gomodules_dir=GOMODULES_DIR) == []
+
+
+def test_the_lock_file_is_as_it_would_be_written() -> None:
+    assert render_lock(real_lock()) == LOCK_FILE.read_text()
+
+
+def test_every_default_component_builds_from_go_modules_for_both_architectures() -> None:
+    for component in DEFAULT:
+        release = next(iter(real_lock().components[component].values()))
+        for architecture in ARCHITECTURES:
+            assert "gomod" in release.providers(architecture), component
+
+
+def test_every_go_build_on_amd64_has_its_hash_on_record() -> None:
+    for component in DEFAULT:
+        build = next(iter(real_lock().components[component].values())).gomod
+        assert build is not None
+        names = {*build.packages, *build.c_programs}
+        on_record = [set(b.sha256) for b in build.built if b.architecture == "amd64"]
+        assert names in on_record, component
+
+
+def test_every_upstream_pin_names_its_evidence() -> None:
+    pins = [
+        (component, artefact)
+        for component, _, release in releases()
+        for artefacts in release.upstream.values()
+        for artefact in artefacts
+    ]
+    assert pins
+    for component, artefact in pins:
+        assert artefact.proof.kind == "none" or artefact.proof.evidence, component
+
+
+def test_go_sum_has_a_line_for_the_module_itself_or_the_patch_has_it() -> None:
+    checked = 0
+    for component, version, release in releases():
+        build = release.gomod
+        if build is None:
+            continue
+        directory = GOMODULES_DIR / build.directory
+        pinned = directory / "patch" / f"{build.module}.sum"
+        line = f"{build.module} {build.version} {build.sum}\n"
+        text = (directory / "go.sum").read_text()
+        assert line in text or pinned.read_text().strip() == build.sum, (component, version)
+        assert mod_digest(directory) == build.mod_sha256
+        checked += 1
+    assert checked >= len(DEFAULT)
+
+
+def test_a_changed_go_sum_is_noticed(tmp_path: Path) -> None:
+    for name in ("go.mod", "go.sum"):
+        (tmp_path / name).write_text("a\n")
+    before = mod_digest(tmp_path)
+
+    (tmp_path / "go.sum").write_text("b\n")
+
+    assert mod_digest(tmp_path) != before
+
+
+def test_a_version_that_is_wanted_but_not_locked_is_said() -> None:
+    wanted = components()
+    kubernetes = wanted.components["kubernetes"]
+    more = kubernetes.model_copy(update={"versions": (*kubernetes.versions, "1.99.0")})
+    changed = wanted.model_copy(update={"components": {**wanted.components, "kubernetes": more}})
+
+    problems = check_lock(real_lock(), changed, gomodules_dir=GOMODULES_DIR)
+
+    assert [p.what for p in problems] == ["kubernetes 1.99.0 is wanted and not locked"]
+
+
+def test_a_changed_build_flag_is_said() -> None:
+    wanted = components()
+    flannel = wanted.components["flannel"]
+    assert flannel.gomod is not None
+    build = flannel.gomod.model_copy(update={"tags": ("netgo",)})
+    changed = wanted.model_copy(
+        update={
+            "components": {
+                **wanted.components,
+                "flannel": flannel.model_copy(update={"gomod": build}),
+            }
+        }
+    )
+
+    problems = check_lock(real_lock(), changed, gomodules_dir=GOMODULES_DIR)
+
+    assert [p.what for p in problems] == ["flannel 0.28.9: tags differ from components.yaml"]
+
+
+def test_missing_go_modules_are_said(tmp_path: Path) -> None:
+    problems = check_lock(real_lock(), components(), gomodules_dir=tmp_path)
+
+    assert any(p.what.startswith("no go.mod in") for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sha256": "abc"}, "sha256"),
+        ({"sha256": None}, "has no hash"),
+        ({"url": "ftp://host/file"}, "url"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_bad_pin_is_refused_with_its_place(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    lines = [
+        "format: 1", "toolchains:", *_toolchain("go"), *_toolchain("zig"),
+        "components:", "  pkg:", "    '1.0':", "      upstream:", "        amd64:",
+    ]  # fmt: skip
+    entry: dict[str, Any] = {
+        "url": "https://host/file", "sha256": "0" * 64, "files": {"a": "a"},
+        "proof": {"kind": "none"},
+    } | change  # fmt: skip
+    path = tmp_path / "lock.yaml"
+    shown = ", ".join(f"{key}: {_yaml(value)}" for key, value in entry.items())
+    path.write_text("\n".join([*lines, f"        - {{{shown}}}"]) + "\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_lock(path)
+
+    assert said in str(caught.value)
+    assert f"{path}:" in str(caught.value)
+
+
+def _toolchain(name: str) -> list[str]:
+    return [f"  {name}: {{package: {name}, version: '1.0', wheels: {{}}}}"]
+
+
+def _yaml(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
+    return f"'{value}'"
+
+
+def test_an_unchanged_lock_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "lock.yaml"
+
+    assert write_lock(real_lock(), path)
+    assert not write_lock(real_lock(), path)
+    assert load_lock(path) == real_lock()
+
+
+def test_an_unquoted_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "components.yaml"
+    path.write_text(
+        'toolchains: {go: "1.26.6", zig: "0.17.1"}\ncomponents: {pkg: {versions: [1.30]}}\n'
+    )
+
+    with pytest.raises(ConfigError, match="version 1.3 is not quoted"):
+        load_components(path)
+
+
+def test_templates_are_filled_in() -> None:
+    template = {"a": ("v{version}", "{major}.{minor}"), "b": "{arch}", "c": "{other}"}
+
+    assert fill_in(template, "1.37.1", "arm64") == {
+        "a": ("v1.37.1", "1.37"),
+        "b": "arm64",
+        "c": "{other}",
+    }
