@@ -40,13 +40,13 @@ def api(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
         send_json(handler, 200, "ok")
     elif handler.path == "/api/v1/nodes/solo-1":
         conditions = [{"type": "Ready", "status": "True"}]
-        node_info = {"kubeletVersion": "v1.37.1"}
+        node_info = {"bootID": "b-2"}
         send_json(handler, 200, {"status": {"conditions": conditions, "nodeInfo": node_info}})
     else:
         send_json(handler, 404, {})
 
 
-def view(tmp_path: Path, server: str, certificates: Certificates) -> ApiView:
+def view(tmp_path: Path, server: str, certificates: Certificates, boot_id: str = "b-2") -> ApiView:
     report = {
         "server": server,
         "ca": str(certificates.ca),
@@ -55,7 +55,7 @@ def view(tmp_path: Path, server: str, certificates: Certificates) -> ApiView:
     }
     path = tmp_path / "node.json"
     path.write_text(json.dumps(sample_manifest(report=report)))
-    return ApiView(read_manifest(str(path)))
+    return ApiView(read_manifest(str(path)), boot_id)
 
 
 def test_the_phases_are_read_from_a_real_tls_server(
@@ -67,6 +67,16 @@ def test_the_phases_are_read_from_a_real_tls_server(
         assert seen.is_serving()
         assert seen.has_node()
         assert seen.is_node_ready()
+
+
+def test_a_node_that_was_ready_before_the_reboot_is_not_ready(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    with serving(api, certificates) as url:
+        seen = view(tmp_path, url, certificates, boot_id="b-3")
+
+        assert not seen.has_node()
+        assert not seen.is_node_ready()
 
 
 def test_a_server_that_is_away_is_a_no(tmp_path: Path, certificates: Certificates) -> None:

@@ -19,7 +19,7 @@ from kubekiln_node.failing import find_failing  # isort: skip
 from kubekiln_node.manifest import Manifest, read_manifest  # isort: skip
 from kubekiln_node.phases import (  # isort: skip
     Phase,
-    kubelet_has_registered,
+    is_of_this_boot,
     node_is_ready,
     phases_of,
 )
@@ -160,10 +160,17 @@ def test_ready_is_the_ready_condition(conditions: Any, ready: bool) -> None:
     assert node_is_ready({"status": {"conditions": conditions}}) is ready
 
 
-def test_a_node_that_was_only_labelled_is_not_registered() -> None:
-    assert not kubelet_has_registered({"status": {"nodeInfo": {"kubeletVersion": ""}}})
-    assert not kubelet_has_registered({"kind": "Status"})
-    assert kubelet_has_registered({"status": {"nodeInfo": {"kubeletVersion": "v1.37.1"}}})
+@pytest.mark.parametrize(
+    ("node", "registered"),
+    [
+        pytest.param({"status": {"nodeInfo": {"bootID": "b-2"}}}, True, id="now"),
+        pytest.param({"status": {"nodeInfo": {"bootID": "b-1"}}}, False, id="before the reboot"),
+        pytest.param({"status": {"nodeInfo": {"bootID": ""}}}, False, id="only labelled"),
+        pytest.param({"kind": "Status", "status": "Failure"}, False, id="not found"),
+    ],
+)
+def test_only_a_node_of_this_boot_is_registered(node: dict[str, Any], registered: bool) -> None:
+    assert is_of_this_boot(node, "b-2") is registered
 
 
 SHOWN = """\

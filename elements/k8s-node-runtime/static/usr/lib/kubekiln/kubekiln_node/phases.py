@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kubekiln_node.manifest import Manifest
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 ADDONS_UNIT = "kubekiln-addons.service"
 
 
@@ -29,8 +30,9 @@ class Phase(NamedTuple):
 class ApiView:
     """The API server as this node's kubelet sees it (the credential may be late on disk)."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, boot_id: str) -> None:
         self._node = manifest.node
+        self._boot_id = boot_id
         self._report = {key: str(value) for key, value in manifest.report.items()}
         self._context: ssl.SSLContext | None = None
 
@@ -39,12 +41,13 @@ class ApiView:
         return self._get("/readyz").status == 200
 
     def has_node(self) -> bool:
-        """Ask whether this node is registered."""
-        return kubelet_has_registered(self._get(self._node_path).json())
+        """Ask whether this node's kubelet has registered it since the machine booted."""
+        return is_of_this_boot(self._get(self._node_path).json(), self._boot_id)
 
     def is_node_ready(self) -> bool:
         """Ask whether this node's Ready condition is True."""
-        return node_is_ready(self._get(self._node_path).json())
+        node = self._get(self._node_path).json()
+        return is_of_this_boot(node, self._boot_id) and node_is_ready(node)
 
     @property
     def _node_path(self) -> str:
@@ -63,11 +66,14 @@ class ApiView:
         return self._context
 
 
-def kubelet_has_registered(node: dict[str, object]) -> bool:
-    """Tell a registered Node from one that only labels were applied to: it knows its kubelet."""
+def is_of_this_boot(node: dict[str, object], boot_id: str) -> bool:
+    """Tell what the kubelet says now from a Node of before a reboot, or one that it never saw.
+
+    After a reboot the Node says Ready until somebody finds out otherwise.
+    """
     status = node.get("status")
     info = status.get("nodeInfo") if isinstance(status, dict) else None
-    return bool(isinstance(info, dict) and info.get("kubeletVersion"))
+    return isinstance(info, dict) and info.get("bootID") == boot_id
 
 
 def node_is_ready(node: dict[str, object]) -> bool:
@@ -80,10 +86,16 @@ def node_is_ready(node: dict[str, object]) -> bool:
     )
 
 
+def read_boot_id(path: str = BOOT_ID_PATH) -> str:
+    """Read what the kubelet reports as nodeInfo.bootID: another one at each boot."""
+    with open(path, encoding="ascii") as stream:
+        return stream.read().strip()
+
+
 def phases_of(manifest: Manifest) -> list[Phase]:
     """List the phases after activation that this role has, in order."""
     units = set(manifest.units)
-    api = ApiView(manifest)
+    api = ApiView(manifest, read_boot_id())
     phases = []
     if "kubelet.service" in units:
         phases.append(Phase("containerd", lambda: accepts_unix(CONTAINERD_SOCKET)))
