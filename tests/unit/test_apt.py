@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Debian archive does a host install from?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kubekiln.errors import ConfigError
+from pipeline.apt import Archives, debian_mirror, host_archives
+
+ONE_LINE = "deb [arch=amd64 signed-by=/k.gpg] http://m.example/debian trixie main\n"
+DEB822 = """\
+# made by an installer
+Types: deb deb-src
+URIs: http://m.example/pub/debian/
+Suites: trixie trixie-updates
+Components: main
+
+Types: deb
+URIs:
+ http://m.example/pub/debian-security
+Suites: trixie-security
+Components: main
+"""
+DISABLED = "Enabled: no\nTypes: deb\nURIs: http://off.example/debian\nSuites: x\nComponents: main\n"
+UBUNTU = "deb http://archive.example/ubuntu noble main\ndeb http://dl.example/linux/debian/x y z\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "sources.list",
+            ONE_LINE,
+            Archives("http://m.example/debian", "http://m.example/debian-security"),
+        ),
+        (
+            "sources.list.d/debian.sources",
+            DEB822,
+            Archives("http://m.example/pub/debian", "http://m.example/pub/debian-security"),
+        ),
+        ("sources.list.d/off.sources", DISABLED, Archives(None, None)),
+        ("sources.list.d/a.list", UBUNTU, Archives(None, None)),
+        ("sources.list.d/a.list.bak", ONE_LINE, Archives(None, None)),
+        ("sources.list", "# " + ONE_LINE, Archives(None, None)),
+    ],
+    ids=["one line", "deb822", "disabled", "not Debian", "not a source", "commented out"],
+)
+def test_the_archive_is_read_from_the_hosts_sources(
+    tmp_path: Path, name: str, text: str, expected: Archives
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+    assert host_archives(tmp_path) == expected
+
+
+def test_a_host_without_a_debian_archive_is_told_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="apt.build_mirror"):
+        debian_mirror(tmp_path)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is everything that speaks against a bake said at once, before anything is written?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubekiln import host
+from kubekiln.errors import EXIT_USAGE, ConfigError
+from kubekiln.paths import Project
+from pipeline.lock import load_lock, lock_path
+from pipeline.model import Image, load_image
+from pipeline.stages import preflight as stage
+from pipeline.stages.preflight import preflight
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Project(ROOT)
+
+
+@pytest.fixture(autouse=True)
+def good_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(stage, "missing_tools", lambda *_: [])
+    monkeypatch.setattr(stage.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(stage.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: _Usage(100 << 30))
+
+
+class _Usage:
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+
+def image(changes: Mapping[str, Any] | None = None) -> Image:
+    loaded = load_image("debian-13", PROJECT).model_dump()
+    return Image.model_validate({**loaded, **(changes or {})})
+
+
+def problems(of: Image) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        preflight(of, project=PROJECT, lock=load_lock(lock_path(PROJECT.configs_dir)))
+    assert caught.value.exit_code == EXIT_USAGE
+    return [problem.what for problem in caught.value.problems]
+
+
+def test_a_good_host_and_image_get_a_plan(tmp_path: Path) -> None:
+    plan = preflight(image(), project=PROJECT, lock=load_lock(lock_path(PROJECT.configs_dir)))
+
+    assert plan.image.name == "debian-13"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_problem_is_said_at_once_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stage, "missing_tools", lambda *_: [host.TOOLS[2]])
+    monkeypatch.setattr(stage.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: _Usage(1 << 29))
+    bad = image({"elements": ["k8s-typo"], "components": {**image().components, "etcd": "0.0.1"}})
+
+    found = problems(bad)
+
+    for part in ("'k8s-typo'", "etcd 0.0.1", "riscv64", "mmdebstrap is missing", "0.5 GiB free"):
+        assert [what for what in found if part in what], part
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_cache_is_found_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage.os, "access", lambda *_: False)
+
+    assert [what for what in problems(image()) if what.startswith("cannot write ")]
+
+
+def test_a_sudo_that_asks_for_a_password_is_found_before_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stage.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(stage, "find_tool", lambda _: Path("/usr/bin/sudo"))
+    monkeypatch.setattr(stage, "run", lambda *_, **__: _Result(1))
+
+    assert problems(image()) == ["the bake needs root and sudo asks for a password"]
+
+
+class _Result:
+    def __init__(self, returncode: int) -> None:
+        self.returncode = returncode
+
+
+def test_the_tools_that_the_code_starts_are_those_that_are_checked() -> None:
+    assert shutil.which("sh")
+    known = {Path(tool.name).name for tool in host.TOOLS if tool.scope == "bake"}
+    started = {"sfdisk", "mke2fs", "debugfs", "mkfs.vfat", "mcopy", "qemu-img", "unshare"}
+
+    assert started <= known
