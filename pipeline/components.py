@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -31,18 +31,14 @@ class Changelog(Model):
 
 
 class Signature(Model):
-    """A signature over the artefact itself."""
+    """A detached OpenPGP signature over the artefact itself."""
 
-    kind: Literal["sigstore"]
-    """The signing system."""
-    suffix: str = ".sig"
-    """What to append to the URL for the signature."""
-    certificate_suffix: str = ".cert"
-    """What to append to the URL for the certificate."""
-    identity: str
-    """Whose certificate it must be."""
-    issuer: str
-    """Who must have attested that identity."""
+    suffix: str = ".asc"
+    """What to append to the artefact's URL for the signature."""
+    keyring_module: str
+    """A Go module, at the component's version, that has the keys."""
+    keyring_path: str
+    """The keyring in that module."""
 
 
 class WantedArtefact(Model):

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -242,6 +243,17 @@ class Lock(Model):
                 problems.append(Problem(f"the lock has no {architecture} {component} {version}"))
         if problems:
             raise ConfigError.of(problems)
+
+
+def architectures(names: Sequence[str]) -> list[Architecture]:
+    """Check names of architectures; raises ConfigError for one we don't know."""
+    known = {str(a): a for a in ARCHITECTURES}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"no architecture named {name!r}", hint=f"there are: {', '.join(known)}"
+            )
+    return [known[name] for name in names]
 
 
 def lock_path(configs_dir: Path) -> Path:
