@@ -22,5 +22,7 @@ app.add_typer(cluster.app, name="cluster", help="A cluster's user-data: validate
 app.add_typer(lock.app, name="lock", help="The pinned components: show, verify, update, mirror.")
 for command in (*run.commands, *doctor.commands):
     app.command(
-        name=command.name, context_settings=command.context_settings, rich_help_panel=command.panel
+        name=command.name,
+        context_settings=dict(command.context_settings),
+        rich_help_panel=command.panel,
     )(command.function)

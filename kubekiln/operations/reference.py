@@ -24,12 +24,12 @@ _GENERATED = "<!-- Written by `make docs` from the code; edit that, not this pag
 def models() -> dict[str, tuple[type[Model], str]]:
     """Name the root models: schema name → (model, what files of it say)."""
     from cloudinit.model import Cluster
-    from pipeline.lock import Components
+    from pipeline.lock import Lock
     from pipeline.model import Image
 
     return {
         "cluster": (Cluster, "A cluster: `configs/clusters/*.yaml`"),
-        "components": (Components, "Wanted components: `configs/components.yaml`"),
+        "components-lock": (Lock, "Pinned components: `configs/components.lock.yaml`"),
         "image": (Image, "A golden image: `configs/images/*.yaml`"),
     }
 
@@ -41,7 +41,7 @@ def documents() -> dict[str, str]:
     for name, (model, title) in models().items():
         schema = model.model_json_schema(by_alias=True, mode="validation")
         schema = {"$schema": _DRAFT, "$comment": "Written by `make docs`", **schema}
-        out[f"configs/schema/{name}.json"] = json.dumps(schema, indent=2) + "\n"
+        out[f"configs/schema/{name}.schema.json"] = json.dumps(schema, indent=2) + "\n"
         page += [f"## {title}\n", *_tables(schema)]
     out["docs/reference/configuration.md"] = "\n".join(page)
     out["docs/reference/commands.md"] = commands_page()

@@ -81,7 +81,7 @@ def test_every_make_door_of_the_docs_exists() -> None:
         door
         for page in pages()
         for line in page.read_text().splitlines()
-        for door in re.findall(r"(?:^|`)\s*make ([a-z][a-z0-9-]+)", line)
+        for door in re.findall(r"(?:^|`|\$ )\s*make ([a-z][a-z0-9-]+)", line)
     }
     assert {"up", "test"} <= named
     assert named - doors == set()
