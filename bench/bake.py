@@ -23,7 +23,7 @@ from kubekiln.paths import Project, cache_dir
 from kubekiln.process import Command, run
 
 _COPIED = ("kubekiln", "pipeline", "cloudinit", "elements", "configs", "Makefile")
-_CHANGED_ELEMENT = "elements/k8s-base/README.rst"
+_CHANGED_ELEMENT = "elements/k8s-base/static/usr/lib/sysctl.d/60-kubekiln.conf"
 _MB = 1e6
 
 
@@ -74,7 +74,7 @@ class Bench:
     def touch_element(self) -> None:
         """Change one file of one element, in a way that changes its content."""
         path = self.root / _CHANGED_ELEMENT
-        path.write_text(path.read_text() + "\n.. changed by the bench\n")
+        path.write_text(path.read_text() + "\n# changed by the bench\n")
 
 
 @contextmanager

@@ -24,11 +24,13 @@ _GENERATED = "<!-- Written by `make docs` from the code; edit that, not this pag
 def models() -> dict[str, tuple[type[Model], str]]:
     """Name the root models: schema name → (model, what files of it say)."""
     from cloudinit.model import Cluster
+    from pipeline.components import Components
     from pipeline.lock import Lock
     from pipeline.model import Image
 
     return {
         "cluster": (Cluster, "A cluster: `configs/clusters/*.yaml`"),
+        "components": (Components, "Wanted components: `configs/components.yaml`"),
         "components-lock": (Lock, "Pinned components: `configs/components.lock.yaml`"),
         "image": (Image, "A golden image: `configs/images/*.yaml`"),
     }
