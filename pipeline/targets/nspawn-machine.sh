@@ -9,62 +9,14 @@ set -o pipefail
 # cgroup v2 lets a group have processes or hand controllers down, not both: the machine gets a group
 # in which systemd-nspawn is alone, and this script one beside it.
 split_cgroup() {
-    local base controllers
+    local base
     base=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)
     mkdir -p "$base/keeper" "$base/machine"
     echo $$ >"$base/keeper/cgroup.procs"
-    controllers=$(sed 's/[^ ]*/+&/g' "$base/cgroup.controllers")
-    echo "$controllers" >"$base/cgroup.subtree_control" ||
+    sed 's/[^ ]*/+&/g' "$base/cgroup.controllers" >"$base/cgroup.subtree_control" ||
         echo "nspawn-machine: no controllers for the machine in $base" >&2
     machine_cgroup=$base/machine
 }
-
-if [ "$1" != --inside ]; then
-    exec >>"$1/keeper.log" 2>&1
-    machine_cgroup=-
-    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-        split_cgroup
-    fi
-    # /proc will be our own: the network's namespace is handed down as an open file.
-    exec 8<"/proc/$3/ns/net"
-    exec unshare --mount --pid --fork --kill-child=SIGKILL --mount-proc -- \
-        "$BASH" "$0" --inside "$machine_cgroup" "$@"
-fi
-machine_cgroup=$2 run_dir=$3 lower=$4 mac=$6 cable=$7 api_port=$8 api_address=$9
-shift 9
-network=(nsenter --net="$run_dir/network" --)
-
-# Held by everything below, so that nobody removes the root that this machine runs on.
-exec 9<"$lower.lock"
-flock --shared 9
-
-# These can't be loaded from within a container; without modprobe they are built in or missing.
-modprobe -a -q overlay br_netfilter vxlan nf_conntrack nf_tables 2>/dev/null || true
-
-mount -t overlay overlay \
-    -o "lowerdir=$lower,upperdir=$run_dir/upper,workdir=$run_dir/work" "$run_dir/root"
-# Its own traces there are in the way of a second machine of the same name, and it leaves some.
-mkdir -p /run/systemd/nspawn
-mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
-
-# As a file in our own mount namespace, since systemd-socket-activate passes no open files on.
-touch "$run_dir/network"
-mount --no-canonicalize --bind /proc/self/fd/8 "$run_dir/network"
-
-# systemd-nspawn looks its network interface up in /sys, which must be the network's own; and only
-# where /sys is read-only it doesn't wait for a udev that knows nothing of the interface
-# (udev_available() in systemd's nspawn-network.c).
-mkdir /run/systemd/nspawn/cgroup
-mount --rbind /sys/fs/cgroup /run/systemd/nspawn/cgroup
-"${network[@]}" mount -t sysfs -o ro sysfs /sys
-mount --rbind /run/systemd/nspawn/cgroup /sys/fs/cgroup
-umount --recursive --lazy /run/systemd/nspawn/cgroup
-
-if [ "$api_port" != - ]; then
-    systemd-socket-activate --listen="127.0.0.1:$api_port" \
-        "${network[@]}" /lib/systemd/systemd-socket-proxyd "$api_address" \
-        </dev/null >>"$run_dir/proxy.log" 2>&1 &
-fi
 
 enter_cgroup() {
     if [ "$machine_cgroup" != - ]; then
@@ -74,14 +26,78 @@ enter_cgroup() {
     fi
 }
 
-status=133
-while [ "$status" = 133 ]; do # systemd-nspawn(1): 133 says that the machine wants to be rebooted
-    "${network[@]}" ip link delete "$cable" 2>/dev/null || true
-    "${network[@]}" ip link add "$cable" type veth peer name host0 address "$mac"
-    "${network[@]}" ip link set "$cable" master kk0 up
-    touch "$run_dir/started"
-    status=0
-    (enter_cgroup && exec "${network[@]}" "$@") </dev/null >>"$run_dir/console.log" 2>&1 ||
-        status=$?
-done
-exit "$status"
+mount_root() {
+    # These can't be loaded from within a container; without modprobe they are built in or missing.
+    modprobe -a -q overlay br_netfilter vxlan nf_conntrack nf_tables 2>/dev/null || true
+    mount -t overlay overlay \
+        -o "lowerdir=$lower,upperdir=$run_dir/upper,workdir=$run_dir/work" "$run_dir/root"
+    # systemd-nspawn's own traces are in the way of a second machine of the same name.
+    mkdir -p /run/systemd/nspawn
+    mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
+}
+
+# A file in our own mount namespace, since systemd-socket-activate passes no open files on.
+find_network() {
+    touch "$run_dir/network" "$run_dir/own-network"
+    mount --no-canonicalize --bind /proc/self/fd/8 "$run_dir/network"
+}
+
+forward_api() {
+    if [ "$api_port" != - ]; then
+        systemd-socket-activate --listen="127.0.0.1:$api_port" \
+            nsenter --net="$run_dir/network" -- \
+            /lib/systemd/systemd-socket-proxyd "$api_address" \
+            </dev/null >>"$run_dir/proxy.log" 2>&1 &
+    fi
+}
+
+# Each boot starts with an empty network, as that of a machine that was reset. Not by
+# --network-interface=: the machine renames its card, and then systemd-nspawn can't take it back.
+plug_cable() {
+    unshare --net="$run_dir/own-network" true
+    nsenter --net="$run_dir/network" -- ip link add "$cable" type veth \
+        peer name host0 address "$mac" netns "$run_dir/own-network"
+    nsenter --net="$run_dir/network" -- ip link set "$cable" master kk0 up
+}
+
+keep_booting() {
+    local status=133
+    while [ "$status" = 133 ]; do # systemd-nspawn(1): 133 says that the machine is to be rebooted
+        plug_cable
+        touch "$run_dir/started"
+        status=0
+        # In the machine's network already: its /sys is that of the network it is mounted from.
+        (enter_cgroup && exec nsenter --net="$run_dir/own-network" -- "$@") \
+            </dev/null >>"$run_dir/console.log" 2>&1 || status=$?
+        umount "$run_dir/own-network"
+    done
+    return "$status"
+}
+
+# In functions, so that all of it is read before any of it runs: it runs as long as the machine,
+# and the file may be replaced by a newer one meanwhile.
+main() {
+    if [ "$1" != --inside ]; then
+        exec >>"$1/keeper.log" 2>&1
+        machine_cgroup=-
+        if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+            split_cgroup
+        fi
+        # /proc will be our own: the network's namespace is handed down as an open file.
+        exec 8<"/proc/$3/ns/net"
+        exec unshare --mount --pid --fork --kill-child=SIGKILL --mount-proc -- \
+            "$BASH" "$0" --inside "$machine_cgroup" "$@"
+    fi
+    machine_cgroup=$2 run_dir=$3 lower=$4 mac=$6 cable=$7 api_port=$8 api_address=$9
+    shift 9
+    # Held by everything below, so that nobody removes the root that this machine runs on.
+    exec 9<"$lower.lock"
+    flock --shared 9
+    mount_root
+    find_network
+    forward_api
+    keep_booting "$@"
+    exit
+}
+
+main "$@"

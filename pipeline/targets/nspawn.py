@@ -165,7 +165,7 @@ def nspawn_command(machine: Machine) -> list[str | Path]:
         "--register=no",
         "--keep-unit",
         "--kill-signal=SIGRTMIN+4",
-        "--network-interface=host0",
+        f"--network-namespace-path={run_dir / 'own-network'}",
         # Kubernetes' node components manage mounts, devices, namespaces and BPF.
         "--capability=all",
         "--system-call-filter=@known",
