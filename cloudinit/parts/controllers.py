@@ -9,6 +9,27 @@ from cloudinit.part import Context, NodeFile, Part, from_template, unit
 
 def render(context: Context) -> Part:
     """Give the controller manager, with the authority's key to sign kubelets' certificates."""
+    signer = NodeFile(
+        f"{PKI_DIR}/ca.key",
+        context.state.authority("kubernetes").key.reveal(),
+        "state: authority kubernetes",
+        ("pki.algorithm",),
+        mode=0o600,
+    )
+    return Part(
+        files=(
+            signer,
+            *identity(context, "controller-manager", "system:kube-controller-manager"),
+            *identity(context, "scheduler", "system:kube-scheduler"),
+            *_settings(context),
+            unit("kube-controller-manager.service"),
+            unit("kube-scheduler.service"),
+        ),
+        units=("kube-controller-manager.service", "kube-scheduler.service"),
+    )
+
+
+def _settings(context: Context) -> tuple[NodeFile, NodeFile]:
     network = context.cluster.network
     # Electing a leader among one costs a second at start and a write every two afterwards.
     leader_elect = str(len(context.cluster.nodes) > 1).lower()
@@ -23,30 +44,7 @@ def render(context: Context) -> Part:
         },
         keys=("name", "network.node_mask", "network.pod_cidr", "network.service_cidr"),
     )
-    signer = NodeFile(
-        f"{PKI_DIR}/ca.key",
-        context.state.authority("kubernetes").key.reveal(),
-        "state: authority kubernetes",
-        ("pki.algorithm",),
-        mode=0o600,
+    scheduler = from_template(
+        "/etc/kubernetes/scheduler.yaml", {"leader_elect": leader_elect}, keys=("nodes",)
     )
-    scheduler = from_template("/etc/kubernetes/scheduler.yaml", {"leader_elect": leader_elect})
-    return Part(
-        files=(
-            signer,
-            # Without a certificate to serve with, each makes two RSA keys at every start: seconds
-            # of an emulated CPU.
-            *identity(
-                context,
-                "controller-manager",
-                "system:kube-controller-manager",
-                serves_loopback=True,
-            ),
-            *identity(context, "scheduler", "system:kube-scheduler", serves_loopback=True),
-            environment,
-            scheduler,
-            unit("kube-controller-manager.service"),
-            unit("kube-scheduler.service"),
-        ),
-        units=("kube-controller-manager.service", "kube-scheduler.service"),
-    )
+    return environment, scheduler

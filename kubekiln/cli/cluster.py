@@ -21,10 +21,10 @@ ClusterName = Annotated[
 @app.command()
 def validate(cluster: ClusterName = "solo") -> None:
     """Check a cluster's configuration; writes nothing."""
-    from cloudinit.rules import load_cluster
+    from kubekiln.operations.prepare import load
     from kubekiln.paths import Project
 
-    checked = load_cluster(cluster, Project.find())
+    checked = load(Project.find(), cluster).cluster
     roles = ", ".join(f"{node.name} ({node.role})" for node in checked.nodes)
     typer.echo(f"{checked.name}: Kubernetes {checked.kubernetes}, {roles}: fine")
 
@@ -39,12 +39,12 @@ def render(
 ) -> None:
     """Write each node's user-data, meta-data, network-config and seed ISO."""
     from cloudinit.render import render_cluster
-    from cloudinit.rules import load_cluster
+    from kubekiln.operations.prepare import load
     from kubekiln.paths import Project
     from kubekiln.progress import step
 
     project = Project.find()
-    checked = load_cluster(cluster, project)
+    checked = load(project, cluster).cluster
     with step(f"Rendering cluster {checked.name}"):
         rendered = render_cluster(checked, project=project, new_cluster=new_cluster)
     for node in rendered.nodes:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do the `cluster` verbs print what their users need, and refuse what must be refused?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kubekiln.cli.cluster import app
+from kubekiln.errors import ConfigError
+from tests.support.clusters import cluster_data, make_project, snapshot, write_cluster
+
+
+@pytest.fixture
+def project_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_cluster(make_project(tmp_path), cluster_data())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, words, catch_exceptions=False, env={"COLUMNS": "300"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_validate_names_version_and_nodes_and_writes_nothing(project_dir: Path) -> None:
+    before = snapshot(project_dir)
+
+    assert run("validate", "lab") == "lab: Kubernetes 1.37.1, lab-1 (single): fine\n"
+    assert snapshot(project_dir) == before
+
+
+def test_render_says_where_everything_is_and_how_much_it_takes(project_dir: Path) -> None:
+    said = run("render", "lab")
+
+    node = project_dir / "build" / "nodes" / "lab" / "lab-1"
+    assert str(node) in said
+    assert f"export KUBECONFIG={project_dir / 'state' / 'lab' / 'admin.kubeconfig'}" in said
+    assert "Amazon EC2" in said and "does not fit" not in said
+    assert sorted(p.name for p in node.iterdir()) == [
+        "meta-data", "network-config", "seed.iso", "user-data"
+    ]  # fmt: skip
+
+
+def test_explain_lists_files_or_one(project_dir: Path) -> None:
+    listed = run("explain", "lab-1", "--cluster", "lab")
+    one = run("explain", "lab-1", "/etc/kubernetes/kube-proxy.yaml", "--cluster", "lab")
+
+    assert "/etc/kubernetes/pki/ca.crt" in listed and "units/etcd.service" in listed
+    assert "cloudinit/parts/proxy.py" in one and "network.pod_cidr" in one
+    assert "PRIVATE KEY" not in listed + one
+
+
+@pytest.mark.parametrize("verb", ["validate", "render"])
+def test_a_version_that_the_lock_lacks_is_refused_with_its_line(
+    project_dir: Path, verb: str
+) -> None:
+    write_cluster(make_project(project_dir), cluster_data(kubernetes="1.37.0"))
+    before = snapshot(project_dir)
+
+    with pytest.raises(ConfigError) as error:
+        run(verb, "lab")
+
+    assert "1.37.0" in str(error.value) and "lab.yaml:1 (kubernetes)" in str(error.value)
+    assert snapshot(project_dir) == before
+
+
+def test_an_unknown_cluster_is_named_with_those_there_are(project_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="no cluster named 'nosuch'") as error:
+        run("validate", "nosuch")
+
+    assert "lab, solo" in str(error.value)
