@@ -42,8 +42,8 @@ class Element:
         digest = hashlib.sha256()
         for path in sorted(self.path.rglob("*")):
             about = path.lstat()
-            if "__pycache__" in path.parts:
-                continue
+            if "__pycache__" in path.parts or path == self.path / "README.rst":
+                continue  # neither lands in an image
             digest.update(f"{path.relative_to(self.path)}\0{about.st_mode & 0o170111:o}\0".encode())
             if stat.S_ISLNK(about.st_mode):
                 digest.update(os.fsencode(path.readlink()))
