@@ -195,7 +195,7 @@ class Fetcher:
         store, name = self.context.store, f"{fetched.component}.tar"
         roots = self._ca_certificates(image)
         key = input_digest(
-            kind="compose", layout=1, image=image.model_dump(), roots=roots and roots.name,
+            kind="compose", layout=2, image=image.model_dump(), roots=roots and roots.name,
             binary=fetched.sha256[image.binary], architecture=fetched.architecture,
         )  # fmt: skip
         with store.lock(key):
