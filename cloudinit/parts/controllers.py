@@ -19,13 +19,26 @@ def render(context: Context) -> Part:
     return Part(
         files=(
             signer,
-            *identity(context, "controller-manager", "system:kube-controller-manager"),
-            *identity(context, "scheduler", "system:kube-scheduler"),
+            *_identities(context),
             *_settings(context),
             unit("kube-controller-manager.service"),
             unit("kube-scheduler.service"),
         ),
         units=("kube-controller-manager.service", "kube-scheduler.service"),
+    )
+
+
+def _identities(context: Context) -> tuple[NodeFile, ...]:
+    # They serve with it too: without a certificate each makes two RSA keys at every start, seconds
+    # of an emulated CPU.
+    users = {
+        "controller-manager": "system:kube-controller-manager",
+        "scheduler": "system:kube-scheduler",
+    }
+    return tuple(
+        file
+        for use, name in users.items()
+        for file in identity(context, use, name, serves_loopback=True)
     )
 
 
