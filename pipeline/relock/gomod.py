@@ -62,14 +62,26 @@ def resolve_build(
     else:
         with progress.step(f"Resolving the Go modules of {component} {version}"):
             resolved = _resolve(component, version, wanted, module_version, go, directory)
-    build = GoBuild(
+    build = _pin(name, version, wanted, module_version, resolved, mod_digest(directory))
+    return build.model_copy(update={"built": _kept_records(build, previous)})
+
+
+def _pin(
+    name: str,
+    version: str,
+    wanted: WantedBuild,
+    module_version: str,
+    resolved: Resolved,
+    mod_sha256: str,
+) -> GoBuild:
+    return GoBuild(
         directory=name,
         module=wanted.module,
         version=module_version,
         sum=resolved.sum,
         vouched="pinned-by-us" if _has(resolved, wanted.module, module_version) else "sumdb",
         pinned_by_us=resolved.pinned_by_us,
-        mod_sha256=mod_digest(directory),
+        mod_sha256=mod_sha256,
         packages=fill_in(wanted.packages, version),
         c_programs={
             key: CProgram(source=p.source, cflags=fill_in(p.cflags, version))
@@ -81,7 +93,6 @@ def resolve_build(
         c_libraries=wanted.c_libraries,
         note=wanted.note,
     )
-    return build.model_copy(update={"built": _kept_records(build, previous)})
 
 
 def _has(resolved: Resolved, module: str, version: str) -> bool:
