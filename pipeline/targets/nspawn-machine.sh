@@ -6,24 +6,48 @@
 set -eu
 set -o pipefail
 
-# cgroup v2 lets a group have processes or hand controllers down, not both: the machine gets a group
+# Under cgroup v2 a group has processes or hands controllers down, not both: the machine gets a group
 # in which systemd-nspawn is alone, and this script one beside it.
 split_cgroup() {
     local base
     base=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)
-    mkdir -p "$base/keeper" "$base/machine"
+    mkdir -p "$base/keeper" "$base/kubekiln/$1"
     echo $$ >"$base/keeper/cgroup.procs"
-    sed 's/[^ ]*/+&/g' "$base/cgroup.controllers" >"$base/cgroup.subtree_control" ||
-        echo "nspawn-machine: no controllers for the machine in $base" >&2
-    machine_cgroup=$base/machine
+    for parent in "$base" "$base/kubekiln"; do
+        sed 's/[^ ]*/+&/g' "$parent/cgroup.controllers" >"$parent/cgroup.subtree_control" ||
+            echo "nspawn-machine: no controllers for the machine in $parent" >&2
+    done
+    cgroup=$base/kubekiln/$1
 }
 
-enter_cgroup() {
-    if [ "$machine_cgroup" != - ]; then
-        # What the boot before left is empty, but would not take a process.
-        find "$machine_cgroup" -mindepth 1 -depth -type d -exec rmdir {} +
-        echo "$BASHPID" >"$machine_cgroup/cgroup.procs"
+# A node takes the group that it starts in for the root of all groups, and leaves its pods' behind:
+# each boot gets empty ones of the machine's own. The parent's CPUs and memory nodes are copied since
+# a cgroup v1 without any takes no process.
+enter_cgroups() {
+    local group file
+    for group in "${cgroups[@]}"; do
+        mkdir -p "$group"
+        find "$group" -mindepth 1 -depth -type d -exec rmdir {} +
+        for file in cpuset.cpus cpuset.mems; do
+            if [ -e "$group/$file" ] && [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+                cat "$group/../../$file" >"$group/../$file"
+                cat "$group/../$file" >"$group/$file"
+            fi
+        done
+        echo "$BASHPID" >"$group/cgroup.procs"
+    done
+}
+
+find_cgroups() {
+    local hierarchy
+    if [ "$cgroup" != - ]; then
+        cgroups=("$cgroup")
+        return
     fi
+    cgroups=()
+    for hierarchy in /sys/fs/cgroup/*/cgroup.procs; do
+        cgroups+=("${hierarchy%/*}/kubekiln/$cable")
+    done
 }
 
 mount_root() {
@@ -55,6 +79,8 @@ forward_api() {
 # --network-interface=: the machine renames its card, and then systemd-nspawn can't take it back.
 plug_cable() {
     unshare --net="$run_dir/own-network" true
+    # That of the boot before goes with its network, but the kernel takes its time.
+    nsenter --net="$run_dir/network" -- ip link delete "$cable" 2>/dev/null || true
     nsenter --net="$run_dir/network" -- ip link add "$cable" type veth \
         peer name host0 address "$mac" netns "$run_dir/own-network"
     nsenter --net="$run_dir/network" -- ip link set "$cable" master kk0 up
@@ -67,7 +93,7 @@ keep_booting() {
         touch "$run_dir/started"
         status=0
         # In the machine's network already: its /sys is that of the network it is mounted from.
-        (enter_cgroup && exec nsenter --net="$run_dir/own-network" -- "$@") \
+        (enter_cgroups && exec nsenter --net="$run_dir/own-network" -- "$@") \
             </dev/null >>"$run_dir/console.log" 2>&1 || status=$?
         umount "$run_dir/own-network"
     done
@@ -79,20 +105,21 @@ keep_booting() {
 main() {
     if [ "$1" != --inside ]; then
         exec >>"$1/keeper.log" 2>&1
-        machine_cgroup=-
+        cgroup=-
         if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-            split_cgroup
+            split_cgroup "$5"
         fi
         # /proc will be our own: the network's namespace is handed down as an open file.
         exec 8<"/proc/$3/ns/net"
         exec unshare --mount --pid --fork --kill-child=SIGKILL --mount-proc -- \
-            "$BASH" "$0" --inside "$machine_cgroup" "$@"
+            "$BASH" "$0" --inside "$cgroup" "$@"
     fi
-    machine_cgroup=$2 run_dir=$3 lower=$4 mac=$6 cable=$7 api_port=$8 api_address=$9
+    cgroup=$2 run_dir=$3 lower=$4 mac=$6 cable=$7 api_port=$8 api_address=$9
     shift 9
     # Held by everything below, so that nobody removes the root that this machine runs on.
     exec 9<"$lower.lock"
     flock --shared 9
+    find_cgroups
     mount_root
     find_network
     forward_api

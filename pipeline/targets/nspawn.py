@@ -102,6 +102,7 @@ class NspawnTarget:
             send(running[:1], signal.SIGTERM, as_root=True)
             wait_gone(SCRIPT.name, str(machine.run_dir), timeout_s=_POWER_OFF_S if running else 0)
         kill_all(SCRIPT.name, str(machine.run_dir), as_root=True)
+        remove_cgroups(machine)
 
     def destroy(self, machine: Machine) -> None:
         """End the machine and remove its layer; with the last one goes the cluster's network."""
@@ -135,6 +136,15 @@ def prepare(machine: Machine, lower: Path) -> None:
         run(Command(["rm", "-f", machine.run_dir / trace], as_root=True))
         if trace != "started":
             (machine.run_dir / trace).touch(mode=0o600)
+
+
+def remove_cgroups(machine: Machine) -> None:
+    """Remove the control groups that the machine had to itself; they are empty by now."""
+    ours = f"*/kubekiln/{cable_name(machine)}"
+    for which in (f"{ours}/*", ours, "*/kubekiln"):
+        words = ["find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", which, "-delete"]
+        # Those of other machines are below the last one and keep it there.
+        run(Command(words, as_root=True), check=False)
 
 
 def start_command(machine: Machine, lower: Path, network: int) -> list[str | Path]:
