@@ -85,7 +85,7 @@ def test_durations_read_well() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "shown"),
     [
-        (["cluster", "validate", "no-such"], 2, "error: no clusters named 'no-such'"),
+        (["cluster", "validate", "no-such"], 2, "error: no cluster named 'no-such'"),
         (["no-such-verb"], 2, "No such command"),
         (["--help"], 0, "Usage"),
     ],
