@@ -6,7 +6,7 @@ Everything is rendered and checked in memory first; then the state is written, t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class Payload:
 
     context: Context
     files: tuple[NodeFile, ...]
-    seed: dict[str, bytes]
+    seed: dict[str, bytes] = field(repr=False)
 
 
 def render_cluster(
@@ -81,7 +81,9 @@ def render_cluster(
         state = State.open(
             directory, cluster=cluster.name, config=cluster.pki, now=now or datetime.now(UTC)
         )
-        if state.is_new and not new_cluster:
+        if new_cluster:
+            _refuse_replacement(state)
+        elif state.is_new:
             _refuse_orphans(cluster, project)
         created = state.is_new
         payloads = render_payloads(cluster, state=state, project=project)
@@ -136,6 +138,15 @@ def _write(payload: Payload, cluster: Cluster, project: Project) -> RenderedNode
         size_gzip=len(compressed),
         fits=measure_all(compressed),
     )
+
+
+def _refuse_replacement(state: State) -> None:
+    if not state.is_new:
+        raise ConfigError(
+            f"cluster {state.cluster} has a state already",
+            where=str(state.directory),
+            hint="move it away first if its nodes are gone; without --new-cluster it is used",
+        )
 
 
 def _refuse_orphans(cluster: Cluster, project: Project) -> None:

@@ -65,6 +65,18 @@ def test_a_new_cluster_may_be_asked_for(tmp_path: Path) -> None:
     assert (made.state_directory / "authorities" / "kubernetes.pem").read_bytes() != old
 
 
+def test_a_new_cluster_never_replaces_a_state(tmp_path: Path) -> None:
+    render(tmp_path)
+    before = snapshot(tmp_path)
+
+    with pytest.raises(ConfigError, match="has a state already"):
+        rendering.render_cluster(
+            make_cluster(), project=make_project(tmp_path), now=NOW, new_cluster=True
+        )
+
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "name",
     [
