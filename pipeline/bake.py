@@ -15,6 +15,7 @@ from pathlib import Path
 from kubekiln.paths import Project
 from kubekiln.progress import step
 from pipeline import cache
+from pipeline.cache import Stage
 from pipeline.lock import Lock
 from pipeline.model import Image
 from pipeline.plan import Plan
@@ -22,7 +23,7 @@ from pipeline.stages.components import Components, gather
 from pipeline.stages.disk import make_disk
 from pipeline.stages.inspect import accept
 from pipeline.stages.preflight import preflight
-from pipeline.stages.publish import describe, point_to, publish, published
+from pipeline.stages.publish import Published, describe, point_to, publish, published
 from pipeline.stages.rootfs import make_base, make_rootfs
 
 
@@ -39,27 +40,70 @@ class Baked:
     seconds: float
 
 
-def bake(image: Image, *, project: Project, lock: Lock) -> Baked:
+def bake(image: Image, *, project: Project, lock: Lock, refresh: bool = False) -> Baked:
     """Bake an image, reusing whatever is cached, and publish it under `build/images`.
 
+    With `refresh` the distribution's packages are installed anew, as the archive has them now.
     Killed at any moment it leaves no mount, no process and no partial image.
     """
     started = time.monotonic()
     plan = preflight(image, project=project, lock=lock)
     logs = project.logs_dir / f"bake-{image.name}"
-    components, base_reused = _fetch_beside_base(plan, lock, logs)
+    reused: dict[str, bool] = {}
+    components, reused["base"] = _fetch_beside_base(plan, lock, logs, refresh=refresh)
+    reused["components"] = components.reused
     rootfs = plan.rootfs(components.digests)
-    rootfs_reused = cache.ensure(
+    reused["rootfs"] = cache.ensure(
         rootfs, lambda d: make_rootfs(plan, rootfs, components, d, log=_log(logs, "rootfs"))
     )
     disk = plan.disk(rootfs)
     root_tar = rootfs.output("root.tar")
-    disk_reused = cache.ensure(
+    reused["disk"] = cache.ensure(
         disk, lambda d: make_disk(image, disk, root_tar, d, log=_log(logs, "disk"))
     )
-    result = published(image, disk, project.images_dir)
-    published_before = result.read() is not None
-    if not published_before:
+    result, reused["image"] = _publish(plan, rootfs, disk, components)
+    cache.prune()
+    return Baked(
+        name=image.name,
+        digest=disk.digest,
+        qcow2=result.qcow2,
+        root_tar=root_tar,
+        manifest=result.manifest,
+        reused=tuple(sorted(name for name, was in reused.items() if was)),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _fetch_beside_base(
+    plan: Plan, lock: Lock, logs: Path, *, refresh: bool
+) -> tuple[Components, bool]:
+    """Get the components while the distribution is installed.
+
+    If the latter fails the former is given up; the other way round what is installed is kept.
+    """
+    cancel = threading.Event()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="components") as pool:
+        fetching: Future[Components] = pool.submit(gather, plan.image, lock, cancel=cancel)
+        try:
+            reused = cache.ensure(
+                plan.base,
+                lambda d: make_base(plan, d, log=_log(logs, "base")),
+                refresh=refresh,
+            )
+            return fetching.result(), reused
+        except BaseException:
+            cancel.set()
+            raise
+
+
+def _publish(
+    plan: Plan, rootfs: Stage, disk: Stage, components: Components
+) -> tuple[Published, bool]:
+    """Inspect and publish the disk, unless the same one is published; tell whether it was."""
+    image = plan.image
+    result = published(image, disk, plan.project.images_dir)
+    was_there = result.read() is not None
+    if not was_there:
         about = describe(
             image, result, base=plan.base, rootfs=rootfs, disk=disk, components=components
         )
@@ -67,36 +111,7 @@ def bake(image: Image, *, project: Project, lock: Lock) -> Baked:
             accept(disk.output("disk.qcow2"), about)
         publish(image, result, disk=disk, about=about)
     point_to(image, result)
-    cache.prune()
-    reused = {
-        "components": components.reused,
-        "base": base_reused,
-        "rootfs": rootfs_reused,
-        "disk": disk_reused,
-        "image": published_before,
-    }
-    return Baked(
-        name=image.name,
-        digest=disk.digest,
-        qcow2=result.qcow2,
-        root_tar=root_tar,
-        manifest=result.manifest,
-        reused=tuple(name for name, was in reused.items() if was),
-        seconds=time.monotonic() - started,
-    )
-
-
-def _fetch_beside_base(plan: Plan, lock: Lock, logs: Path) -> tuple[Components, bool]:
-    """Get the components while the distribution is installed; one's failure ends the other."""
-    cancel = threading.Event()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="components") as pool:
-        fetching: Future[Components] = pool.submit(gather, plan.image, lock, cancel=cancel)
-        try:
-            reused = cache.ensure(plan.base, lambda d: make_base(plan, d, log=_log(logs, "base")))
-            return fetching.result(), reused
-        except BaseException:
-            cancel.set()
-            raise
+    return result, was_there
 
 
 def _log(directory: Path, stage: str) -> Path:

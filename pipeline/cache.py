@@ -7,12 +7,14 @@ held while it is made; `work/` holds what is being made, and what a killed bake 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubekiln.errors import StorageError
 from kubekiln.files import locked, make_dir, storage_errors, sync_dir
 from kubekiln.paths import cache_dir
 from kubekiln.process import Command, run
@@ -58,14 +60,14 @@ def stages_dir() -> Path:
     return cache_dir() / "stages"
 
 
-def ensure(stage: Stage, work: Callable[[Path], None]) -> bool:
-    """Run a stage unless its outputs are cached; tell whether they were.
+def ensure(stage: Stage, work: Callable[[Path], None], *, refresh: bool = False) -> bool:
+    """Run a stage unless its outputs are cached (or with `refresh`); tell whether they were.
 
     `work` gets an empty directory, in which it makes the outputs (and may leave other things).
     """
     make_dir(stages_dir())
     with locked(stage.lock):
-        if stage.is_done():
+        if stage.is_done() and not refresh:
             os.utime(stage.directory)
             say(f"• {stage.title}: cached")
             return True
@@ -75,13 +77,7 @@ def ensure(stage: Stage, work: Callable[[Path], None]) -> bool:
 
 
 def _run(stage: Stage, work: Callable[[Path], None]) -> None:
-    scratch_root = make_dir(stages_dir() / "work")
-    # A killed bake of this stage left it; nobody else can: we hold the stage's lock.
-    for stale in scratch_root.glob(f"{stage.key}.*"):
-        remove_tree(stale)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{stage.key}.", dir=scratch_root))
-    scratch.chmod(0o755)
-    try:
+    with scratch_dir(stage.key) as scratch:
         work(scratch)
         done = make_dir(scratch / ".outputs")
         for name in stage.outputs:
@@ -90,8 +86,29 @@ def _run(stage: Stage, work: Callable[[Path], None]) -> None:
         remove_tree(stage.directory)
         done.rename(stage.directory)
         sync_dir(stages_dir())
-    finally:
-        remove_tree(scratch)
+
+
+@contextlib.contextmanager
+def scratch_dir(name: str) -> Iterator[Path]:
+    """Give a directory to work in, on the file system of the outputs; it is gone afterwards.
+
+    Removes what killed bakes left: directories that nobody holds the lock of.
+    """
+    root = make_dir(stages_dir() / "work")
+    with contextlib.ExitStack() as stack:
+        with locked(root / ".lock"):
+            for stale in [p for p in root.iterdir() if p.is_dir()]:
+                _remove_unless_locked(stale)
+            scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
+            scratch.chmod(0o755)
+            stack.enter_context(locked(scratch / ".lock"))
+        stack.callback(remove_tree, scratch)
+        yield scratch
+
+
+def _remove_unless_locked(scratch: Path) -> None:
+    with contextlib.suppress(StorageError), locked(scratch / ".lock", blocking=False):
+        remove_tree(scratch, check=False)
 
 
 def prune() -> None:
@@ -102,16 +119,18 @@ def prune() -> None:
     for directories in by_name.values():
         newest_first = sorted(directories, key=lambda d: d.stat().st_mtime, reverse=True)
         for directory in newest_first[_KEPT_PER_STAGE:]:
-            remove_tree(directory)
-            directory.with_name(f"{directory.name}.lock").unlink(missing_ok=True)
+            lock = directory.with_name(f"{directory.name}.lock")
+            with contextlib.suppress(StorageError), locked(lock, blocking=False):
+                remove_tree(directory)
 
 
-def remove_tree(path: Path) -> None:
+def remove_tree(path: Path, *, check: bool = True) -> None:
     """Remove a directory, also if root made things in it."""
     if not path.exists():
         return
-    if run(Command(["rm", "-rf", "--one-file-system", path]), check=False).returncode != 0:
-        run(Command(["rm", "-rf", "--one-file-system", path], as_root=True))
+    command = ["rm", "-rf", "--one-file-system", path]
+    if run(Command(command), check=False).returncode != 0:
+        run(Command(command, as_root=True), check=check)
 
 
 def _sync(path: Path) -> None:

@@ -44,11 +44,14 @@ class Plan:
     base: Stage
 
     def rootfs(self, components: Mapping[str, str]) -> Stage:
-        """Plan the root file system; `components` is file (`component/name`) → sha256."""
+        """Plan the root file system; `components` is file (`component/name`) → sha256.
+
+        The base must be there: what counts is which packages it has, not when it was made.
+        """
         image = self.image
         digest = digest_of(
             code=_code("rootfs"),
-            base=self.base.digest,
+            base=self.base.output("packages").read_text(),
             elements={e.name: e.digest() for e in self.elements},
             components=dict(components),
             versions=image.components,
@@ -92,7 +95,7 @@ def make_plan(image: Image, project: Project) -> Plan:
             areas=image.apt.components,
             security=archives.security is not None,
         ),
-        ("root.tar",),
+        ("root.tar", "packages"),
     )
     return Plan(image, project, elements, tuple(sorted(packages)), archives, base)
 

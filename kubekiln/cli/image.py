@@ -16,7 +16,13 @@ ImageName = Annotated[
 
 
 @app.command()
-def bake(image: ImageName = "debian-13") -> None:
+def bake(
+    image: ImageName = "debian-13",
+    refresh: Annotated[
+        bool,
+        typer.Option("--refresh", help="Install the distribution anew, with today's updates."),
+    ] = False,
+) -> None:
     """Bake an image; whatever is cached and unchanged is reused."""
     from kubekiln.paths import Project
     from kubekiln.progress import clock
@@ -25,9 +31,8 @@ def bake(image: ImageName = "debian-13") -> None:
     from pipeline.model import load_image
 
     project = Project.find()
-    baked = bake_image(
-        load_image(image, project), project=project, lock=load_lock(lock_path(project.configs_dir))
-    )
+    lock = load_lock(lock_path(project.configs_dir))
+    baked = bake_image(load_image(image, project), project=project, lock=lock, refresh=refresh)
     size_mb = baked.qcow2.stat().st_size / 1e6
     typer.echo(f"{baked.qcow2}")
     typer.echo(f"  digest {baked.digest}")

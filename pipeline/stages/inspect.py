@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.files import make_dir, sha256_file
 from kubekiln.process import Command, RealRunner, Runner
-from pipeline.cache import remove_tree, stages_dir
+from pipeline.cache import scratch_dir
 from pipeline.checks import CHECKS, EXTRACTED, OWNED, Facts
 from pipeline.disk.readback import DiskReader
 
@@ -49,18 +48,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def inspect_disk(qcow2: Path, manifest: Mapping[str, Any]) -> list[Finding]:
     """Check a qcow2 against its manifest."""
     runner = RealRunner()
-    scratch = Path(tempfile.mkdtemp(prefix="inspect.", dir=make_dir(stages_dir() / "work")))
-    try:
-        findings = [_container(qcow2, manifest, runner)]
-        if not findings[0].good:
-            return findings
+    findings = [_container(qcow2, manifest, runner)]
+    if not findings[0].good:
+        return findings
+    with scratch_dir("inspect") as scratch:
         facts = read_back(qcow2, manifest, scratch=scratch, runner=runner)
         for name, check in CHECKS.items():
             promise = (check.__doc__ or "").splitlines()[0]
             findings.append(Finding(name, promise, tuple(check(facts))))
-        return findings
-    finally:
-        remove_tree(scratch)
+    return findings
 
 
 def read_back(qcow2: Path, manifest: Mapping[str, Any], *, scratch: Path, runner: Runner) -> Facts:

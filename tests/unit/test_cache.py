@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kubekiln.errors import StorageError
+from kubekiln.files import locked
 from pipeline import cache
 from pipeline.cache import Stage
 
@@ -19,6 +22,10 @@ STAGE = Stage("disk", "Disk image", "0" * 64, ("a", "b"))
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "kubekiln/stages"
+
+
+def working(own_cache: Path) -> list[Path]:
+    return [path for path in (own_cache / "work").iterdir() if path.is_dir()]
 
 
 def write_both(scratch: Path) -> None:
@@ -40,7 +47,7 @@ def test_a_stage_runs_once(own_cache: Path) -> None:
     assert (first, second, len(runs)) == (False, True, 1)
     assert STAGE.output("a").read_text() == "1"
     assert sorted(p.name for p in STAGE.directory.iterdir()) == ["a", "b"]
-    assert list((own_cache / "work").iterdir()) == []
+    assert working(own_cache) == []
 
 
 @pytest.mark.processes("rm")
@@ -53,7 +60,7 @@ def test_a_failed_stage_leaves_nothing_and_runs_again(own_cache: Path) -> None:
         cache.ensure(STAGE, fail)
 
     assert not STAGE.directory.exists()
-    assert list((own_cache / "work").iterdir()) == []
+    assert working(own_cache) == []
     assert cache.ensure(STAGE, write_both) is False
 
 
@@ -61,12 +68,13 @@ def test_a_failed_stage_leaves_nothing_and_runs_again(own_cache: Path) -> None:
 def test_what_a_killed_bake_left_is_removed_by_the_next(own_cache: Path) -> None:
     stale = own_cache / f"work/{STAGE.key}.killed/memory"
     stale.mkdir(parents=True)
-    other = own_cache / "work/rootfs-1.running"
-    other.mkdir()
+    running = own_cache / "work/rootfs-1.running"
+    running.mkdir()
 
-    cache.ensure(STAGE, write_both)
+    with locked(running / ".lock"):
+        cache.ensure(STAGE, write_both)
 
-    assert list((own_cache / "work").iterdir()) == [other]
+    assert working(own_cache) == [running]
 
 
 @pytest.mark.processes("rm")
@@ -97,3 +105,31 @@ def test_a_full_disk_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(StorageError, match="XDG_CACHE_HOME"):
         cache.ensure(STAGE, fill)
+
+
+@pytest.mark.processes("rm")
+def test_two_bakes_at_once_do_the_work_once() -> None:
+    runs: list[Path] = []
+    both_started = threading.Barrier(2)
+
+    def work(scratch: Path) -> None:
+        runs.append(scratch)
+        write_both(scratch)
+
+    def one() -> bool:
+        both_started.wait()
+        return cache.ensure(STAGE, work)
+
+    with ThreadPoolExecutor(2) as pool:
+        cached = [pool.submit(one), pool.submit(one)]
+        answers = sorted(future.result() for future in cached)
+
+    assert answers == [False, True]
+    assert len(runs) == 1
+
+
+@pytest.mark.processes("rm")
+def test_outputs_are_made_anew_on_request() -> None:
+    cache.ensure(STAGE, write_both)
+
+    assert cache.ensure(STAGE, write_both, refresh=True) is False

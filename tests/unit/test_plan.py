@@ -30,7 +30,21 @@ def image(**changes: Any) -> Image:
     return Image.model_validate({**loaded.model_dump(), **changes})
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def made(plan: Plan, packages: str = "base-files 13 amd64\n") -> Plan:
+    """Make as if the base were there."""
+    plan.base.directory.mkdir(parents=True, exist_ok=True)
+    plan.base.output("packages").write_text(packages)
+    return plan
+
+
 def digests(plan: Plan, files: dict[str, str] = FILES) -> tuple[str, str, str]:
+    if not plan.base.output("packages").is_file():
+        made(plan)
     rootfs = plan.rootfs(files)
     return plan.base.digest, rootfs.digest, plan.disk(rootfs).digest
 
@@ -68,11 +82,19 @@ def test_the_mode_of_a_file_counts(project: Project) -> None:
     assert changed(before, digests(make_plan(image(), project))) == ["rootfs", "disk"]
 
 
+def test_other_versions_of_packages_change_the_upper_layer_and_the_disk(project: Project) -> None:
+    plan = make_plan(image(), project)
+
+    before, after = digests(plan), digests(made(plan, "base-files 13.1 amd64\n"))
+
+    assert changed(before, after) == ["rootfs", "disk"]
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"packages": ["nfs-common"]}, ["base", "rootfs", "disk"]),
-        ({"release": "forky"}, ["base", "rootfs", "disk"]),
+        ({"packages": ["nfs-common"]}, ["base"]),
+        ({"release": "forky"}, ["base"]),
         ({"kernel_arguments": ["console=ttyS0"]}, ["rootfs", "disk"]),
         ({"datasources": ["OpenStack", "None"]}, ["rootfs", "disk"]),
         ({"disk": {"size_mib": 8192}}, ["disk"]),

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a bake survive being killed in each stage, give a good image, and cost nothing twice?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kubekiln.errors import EXIT_USAGE
+from kubekiln.paths import cache_dir
+from kubekiln.process import Command, Result, run, spawn
+from tests.support.waiting import until
+
+ROOT = Path(__file__).resolve().parents[2]
+BAKE_S = 1800.0
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.network]
+
+# Stage → what is there of it when it is in the middle of its work.
+STAGES = {
+    "base": "logs/bake-debian-13/base.log",
+    "rootfs": "logs/bake-debian-13/rootfs.log",
+    "disk": "logs/bake-debian-13/disk.log",
+}
+
+
+@dataclass(frozen=True)
+class Kiln:
+    """A project and a stage cache of its own; the store of components is that of this host."""
+
+    root: Path
+    cache: Path
+
+    def command(self, *arguments: str) -> Command:
+        env = {"PYTHONPATH": str(ROOT), "CI": "true", "XDG_CACHE_HOME": str(self.cache)}
+        argv = [sys.executable, "-m", "kubekiln", "image", *arguments]
+        return Command(argv, cwd=self.root, env=env, timeout_s=BAKE_S)
+
+    def image(self, *arguments: str, check: bool = True) -> Result:
+        return run(self.command(*arguments), check=check)
+
+    def kill_bake_in(self, stage: str, how: signal.Signals) -> None:
+        """Start a bake, and kill it as soon as a stage has something to show."""
+        log = self.root / "build" / STAGES[stage]
+        log.unlink(missing_ok=True)
+        with (self.cache / f"killed-in-{stage}.log").open("wb") as out:
+            bake = spawn(self.command("bake"), stdout=out)
+        until(
+            lambda: bake.poll() is not None or self.is_working(stage),
+            what=f"the bake reaches {stage}", timeout_s=BAKE_S,
+        )  # fmt: skip
+        assert bake.poll() is None, (self.cache / f"killed-in-{stage}.log").read_text()
+        bake.send_signal(how)
+        bake.wait()
+
+    def is_working(self, stage: str) -> bool:
+        log = self.root / "build" / STAGES[stage]
+        if stage == "disk":
+            return any(self.cache.glob("kubekiln/stages/work/disk-*/disk.raw"))
+        return log.is_file() and log.stat().st_size > 0
+
+    def processes(self) -> list[str]:
+        """Processes that have this kiln in their command line."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(self.cache) in line and str(os.getpid()) != path.parent.name:
+                found.append(line)
+        return found
+
+    def manifest(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(
+            (self.root / "build/images/debian-13.json").read_text()
+        )
+        return found
+
+
+@pytest.fixture(scope="module")
+def kiln(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kiln]:
+    root = tmp_path_factory.mktemp("kiln")
+    for name in ("configs", "elements"):
+        shutil.copytree(ROOT / name, root / name, symlinks=True)
+    cache = root / "cache"
+    (cache / "kubekiln").mkdir(parents=True)
+    for shared in ("store", "toolchains"):
+        (cache_dir() / shared).mkdir(parents=True, exist_ok=True)
+        (cache / "kubekiln" / shared).symlink_to(cache_dir() / shared)
+    yield Kiln(root, cache)
+    shutil.rmtree(root)
+
+
+def mounts_and_loops() -> tuple[list[str], list[str]]:
+    mounts = [ln.split()[4] for ln in Path("/proc/self/mountinfo").read_text().splitlines()]
+    loops = [p.name for p in Path("/sys/block").glob("loop*") if (p / "loop/backing_file").exists()]
+    return sorted(mounts), sorted(loops)
+
+
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [("base", signal.SIGKILL), ("base", signal.SIGINT), ("rootfs", signal.SIGKILL),
+     ("disk", signal.SIGKILL), ("disk", signal.SIGTERM)],
+)  # fmt: skip
+def test_a_killed_bake_leaves_nothing_behind(kiln: Kiln, stage: str, how: signal.Signals) -> None:
+    before = mounts_and_loops()
+
+    kiln.kill_bake_in(stage, how)
+
+    until(lambda: not kiln.processes(), what="every process of the bake is gone", timeout_s=30)
+    assert mounts_and_loops() == before
+    assert not list((kiln.root / "build").glob("images/*"))
+
+
+def test_the_next_bake_works_and_the_image_is_as_it_must_be(kiln: Kiln) -> None:
+    kiln.image("bake")
+
+    told = kiln.image("inspect").text
+    assert told.count("ok ") >= 14
+    assert [p.name for p in (kiln.cache / "kubekiln/stages/work").iterdir()] == [".lock"]
+
+
+def test_a_bake_with_nothing_changed_makes_nothing(kiln: Kiln) -> None:
+    digest = kiln.manifest()["digest"]
+
+    told = kiln.image("bake").text
+
+    assert "reused base, components, disk, image, rootfs" in told
+    assert kiln.manifest()["digest"] == digest
+
+
+def test_a_changed_element_leaves_the_distribution_as_it_is(kiln: Kiln) -> None:
+    digest = kiln.manifest()["digest"]
+    setting = kiln.root / "elements/k8s-base/static/usr/lib/sysctl.d/60-kubekiln.conf"
+    setting.write_text(setting.read_text() + "vm.max_map_count = 262144\n")
+
+    told = kiln.image("bake").text
+
+    assert "reused base, components\n" in told
+    assert kiln.manifest()["digest"] != digest
+
+
+def test_a_damaged_image_is_found(kiln: Kiln, tmp_path: Path) -> None:
+    manifest = kiln.manifest()
+    stem = kiln.root / f"build/images/debian-13-{str(manifest['digest'])[:12]}"
+    bad = tmp_path / "bad.json"
+    shutil.copy(f"{stem}.qcow2", tmp_path / "bad.qcow2")
+    with (tmp_path / "bad.qcow2").open("r+b") as disk:
+        disk.seek(64 << 20)
+        disk.write(b"\xff" * 4096)
+    bad.write_text(
+        json.dumps({**manifest, "qcow2": {**_dict(manifest["qcow2"]), "path": "bad.qcow2"}})
+    )
+
+    result = kiln.image("inspect", str(bad), check=False)
+
+    assert result.returncode == 1
+    assert "sha256 is not the one of the manifest" in result.text
+
+
+def _dict(value: object) -> dict[str, object]:
+    assert isinstance(value, dict)
+    return value
+
+
+def test_a_bake_that_cannot_work_says_so_and_writes_nothing(kiln: Kiln) -> None:
+    config = (kiln.root / "configs/images/debian-13.yaml").read_text()
+    (kiln.root / "configs/images/bad.yaml").write_text(
+        config.replace("- k8s-seal", "- k8s-typo").replace('etcd: "', 'etcd: "0.')
+    )
+
+    result = kiln.image("bake", "bad", check=False)
+
+    assert result.returncode == EXIT_USAGE
+    told = result.stderr.decode()
+    assert "'k8s-typo'" in told
+    assert "the lock has no etcd 0." in told
+    assert not list((kiln.root / "build/images").glob("bad*"))
