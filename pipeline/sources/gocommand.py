@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.errors import CommandFailed
-from kubekiln.process import Command, describe_exit, end, run, spawn
-from pipeline.sources.provider import Cancelled, Unreachable
+from kubekiln.process import Command, run
+from pipeline.sources.provider import Unreachable
+from pipeline.sources.watched import run_watched
 
 _USER_SETTINGS = ("GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOINSECURE",
                   "GOMODCACHE")  # fmt: skip
-_POLL_S = 0.5
-_GRACE_S = 5.0
 _NETWORK_SIGNS = ("403 Forbidden", "404 Not Found", "410 Gone", "dial tcp", "no such host",
                   "i/o timeout", "connection refused", "TLS handshake", "connection reset",
                   "proxyconnect", "certificate")  # fmt: skip
@@ -85,31 +82,22 @@ class Go:
         )
 
 
-def run_watched(command: Command, *, cancel: threading.Event, note: Callable[[str], None]) -> None:
-    """Run a long command that writes a log; stop it when `cancel` is set.
-
-    Raises Cancelled, Unreachable if the log looks like a network fault, else CommandFailed.
-    """
-    assert command.log is not None
-    child = spawn(command)
+def run_go(command: Command, *, cancel: threading.Event, note: Callable[[str], None]) -> None:
+    """Run a build that writes a log. Raises Unreachable if the log looks like a network fault."""
+    log = command.log
+    assert log is not None
     try:
-        while child.poll() is None:
-            if cancel.wait(_POLL_S):
-                raise Cancelled(f"{Path(str(command.argv[0])).name} was stopped")
-            note(_last_package(command.log))
-    except BaseException:
-        end(child.pid, group=True)
-        deadline = threading.Event()
-        for _ in range(int(_GRACE_S / _POLL_S)):
-            if child.poll() is not None:
-                break
-            deadline.wait(_POLL_S)
-        with contextlib.suppress(ProcessLookupError):
-            end(child.pid, group=True, how=signal.SIGKILL)
-        child.wait()
-        raise
-    if child.returncode != 0:
-        raise _failure(command, child.returncode)
+        run_watched(command, cancel=cancel, tick=lambda: note(_last_package(log)))
+    except CommandFailed as error:
+        tail = log.read_text(errors="replace").splitlines()[-20:]
+        if not any(sign in line for line in tail for sign in _NETWORK_SIGNS):
+            raise
+        problem = error.problems[0]
+        raise Unreachable(
+            problem.what,
+            where=problem.where,
+            hint="a Go module proxy didn't give a module: check the network and GOPROXY",
+        ) from error
 
 
 def _last_package(log: Path) -> str:
@@ -121,17 +109,3 @@ def _last_package(log: Path) -> str:
     if last.startswith("go: downloading"):
         return last.removeprefix("go: ")
     return f"{len(lines)} packages, now {last[-60:]}"
-
-
-def _failure(command: Command, returncode: int) -> CommandFailed | Unreachable:
-    assert command.log is not None
-    lines = command.log.read_text(errors="replace").splitlines()
-    tail = "".join(f"\n  | {line}" for line in lines[-20:])
-    what = f"go failed: {describe_exit(returncode)}\n  $ {command}{tail}"
-    if any(sign in line for line in lines[-20:] for sign in _NETWORK_SIGNS):
-        return Unreachable(
-            what,
-            where=f"log {command.log}",
-            hint="a Go module proxy didn't give a module: check the network and GOPROXY",
-        )
-    return CommandFailed(what, where=f"log {command.log}")

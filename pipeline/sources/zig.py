@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import tarfile
+import threading
 from pathlib import Path
 
 from kubekiln.errors import IntegrityError
 from kubekiln.files import make_dir
 from kubekiln.paths import cache_dir
-from kubekiln.process import Command, run
+from kubekiln.process import Command
 from pipeline.lock import Architecture
+from pipeline.sources.watched import run_watched
 
 _TARGETS: dict[Architecture, str] = {"amd64": "x86_64-linux-musl", "arm64": "aarch64-linux-musl"}
 
@@ -34,16 +36,16 @@ def compile_program(
     cflags: tuple[str, ...],
     zig_dir: Path,
     architecture: Architecture,
+    cancel: threading.Event,
 ) -> None:
     """Compile and link one C file into a static, stripped program."""
-    run(
-        Command(
-            [*c_compiler(zig_dir, architecture), "-static", "-s", "-g0", *cflags,
-             "-o", target, source.name],
-            cwd=source.parent,
-            env=zig_environment(),
-        )
-    )  # fmt: skip
+    flags = ["-static", "-s", "-g0", *cflags, "-o", str(target)]
+    argv = [*c_compiler(zig_dir, architecture), *flags, source.name]
+    _run(argv, source.parent, target.with_name(f"{target.name}.log"), cancel)
+
+
+def _run(argv: list[str], cwd: Path, log: Path, cancel: threading.Event) -> None:
+    run_watched(Command(argv, cwd=cwd, env=zig_environment(), log=log), cancel=cancel)
 
 
 def build_libseccomp(
@@ -53,6 +55,7 @@ def build_libseccomp(
     version: str,
     zig_dir: Path,
     architecture: Architecture,
+    cancel: threading.Event,
 ) -> Path:
     """Compile libseccomp's release archive into a static library; give its prefix.
 
@@ -66,7 +69,7 @@ def build_libseccomp(
         raise IntegrityError(f"{archive.name} is not a release archive of libseccomp")
     prefix = work_dir / "prefix"
     _write_headers(roots[0], prefix, version)
-    _compile_objects(roots[0] / "src", prefix, zig_dir, architecture)
+    _compile_objects(roots[0] / "src", prefix, zig_dir, architecture, cancel)
     return prefix
 
 
@@ -83,8 +86,10 @@ def _write_headers(root: Path, prefix: Path, version: str) -> None:
     (root / "configure.h").write_text("#define HAVE_LINUX_SECCOMP_H 1\n")
 
 
-def _compile_objects(src: Path, prefix: Path, zig_dir: Path, architecture: Architecture) -> None:
-    objects = prefix / "objects"
+def _compile_objects(
+    src: Path, prefix: Path, zig_dir: Path, architecture: Architecture, cancel: threading.Event
+) -> None:
+    objects, log = prefix / "objects", prefix / "log"
     objects.mkdir()
     library = prefix / "lib" / "libseccomp.a"
     library.parent.mkdir()
@@ -96,10 +101,6 @@ def _compile_objects(src: Path, prefix: Path, zig_dir: Path, architecture: Archi
             continue
         made.append(f"{source.stem}.o")
         out = os.path.relpath(objects / made[-1], src)
-        run(
-            Command(
-                [*compiler, *flags, "-c", source.name, "-o", out], cwd=src, env=zig_environment()
-            )
-        )
+        _run([*compiler, *flags, "-c", source.name, "-o", out], src, log, cancel)
     # D: no times and owners in the archive.
-    run(Command([compiler[0], "ar", "rcsD", library, *made], cwd=objects, env=zig_environment()))
+    _run([compiler[0], "ar", "rcsD", str(library), *made], objects, log, cancel)

@@ -13,7 +13,7 @@ from kubekiln.errors import CommandFailed, ConfigError, IntegrityError, Kubekiln
 from kubekiln.process import Command, Result
 from pipeline.lock import GoBuild
 from pipeline.sources import gocommand, gomod, toolchain
-from pipeline.sources.gocommand import Go, run_watched
+from pipeline.sources.gocommand import Go, run_go
 from pipeline.sources.gomod import GoMod, executable_name, mod_digest, recorded, toolchain_name
 from pipeline.sources.provider import Cancelled, Request, Unreachable
 from tests.support.locks import context_of, lock_of, program, sha256
@@ -69,9 +69,9 @@ class FakeGo:
 def fake_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeGo:
     fake = FakeGo(program())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(gomod, "run_watched", fake.watched)
+    monkeypatch.setattr(gomod, "run_go", fake.watched)
     monkeypatch.setattr(gocommand, "run", fake.asked)
-    monkeypatch.setattr(gomod, "install_toolchain", lambda t: tmp_path / t.package)
+    monkeypatch.setattr(gomod, "install_toolchain", lambda t, **_: tmp_path / t.package)
     return fake
 
 
@@ -230,7 +230,7 @@ def test_the_file_that_go_makes_is_named(package: str, name: str) -> None:
 def watched(tmp_path: Path, script: str, cancel: threading.Event | None = None) -> list[str]:
     notes: list[str] = []
     command = Command(["sh", "-c", script], log=tmp_path / "log")
-    run_watched(command, cancel=cancel or threading.Event(), note=notes.append)
+    run_go(command, cancel=cancel or threading.Event(), note=notes.append)
     return notes
 
 
