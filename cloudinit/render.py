@@ -6,6 +6,7 @@ Everything is rendered and checked in memory first; then the state is written, t
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,6 +92,7 @@ def render_cluster(
         state.commit()
         write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
         nodes = tuple(_write(payload, cluster, project) for payload in payloads)
+        _remove_others(cluster, project)
         name, days = state.days_left()
     return RenderedCluster(nodes, directory / hostkubeconfig.NAME, directory, created, name, days)
 
@@ -138,6 +140,14 @@ def _write(payload: Payload, cluster: Cluster, project: Project) -> RenderedNode
         size_gzip=len(compressed),
         fits=measure_all(compressed),
     )
+
+
+def _remove_others(cluster: Cluster, project: Project) -> None:
+    """Remove the payloads of nodes that the cluster no longer has: there are keys in them."""
+    names = {node.name for node in cluster.nodes}
+    for directory in (project.nodes_dir / cluster.name).iterdir():
+        if directory.is_dir() and directory.name not in names:
+            shutil.rmtree(directory)
 
 
 def _refuse_replacement(state: State) -> None:

@@ -196,6 +196,15 @@ def test_a_wrong_config_writes_nothing(tmp_path: Path) -> None:
     assert after == before
 
 
+def test_the_payload_of_a_node_that_is_gone_goes_too(tmp_path: Path) -> None:
+    render(tmp_path, nodes=[{"name": "old", "role": "single", "address": "10.80.0.9"}])
+
+    render(tmp_path)
+
+    left = [p.name for p in (tmp_path / "build" / "nodes" / "lab").iterdir()]
+    assert left == ["lab-1"]
+
+
 def test_control_plane_secrets_are_the_same_in_every_rendering_of_a_state(tmp_path: Path) -> None:
     one = make_state(tmp_path)
     keys = (one.service_account_key(), one.encryption_key(), one.authority("kubernetes"))
