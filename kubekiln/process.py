@@ -218,11 +218,19 @@ def _ended_with_us(child: subprocess.Popen[bytes], *, own_group: bool) -> Iterat
 
 def end(pid: int, *, group: bool = False, how: signal.Signals = signal.SIGTERM) -> None:
     """Send a signal to a process we started (or its group); one that is gone is fine."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if group:
-            os.killpg(pid, how)
-        else:
-            os.kill(pid, how)
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            if group:
+                os.killpg(pid, how)
+            else:
+                os.kill(pid, how)
+        except PermissionError:  # it runs as root, and so does only what root says
+            whom = f"-{pid}" if group else str(pid)
+            subprocess.run(
+                ["sudo", "-n", "kill", f"-{how.value}", "--", whom],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                check=False,
+            )  # fmt: skip
 
 
 def _failure(command: Command, how: str, result: Result | None = None) -> CommandFailed:
