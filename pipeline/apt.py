@@ -29,8 +29,13 @@ def host_archives(etc: Path = Path("/etc/apt")) -> Archives:
     main = next((u.rstrip("/") for u in uris if _DEBIAN.match(u)), None)
     security = next((u.rstrip("/") for u in uris if _DEBIAN_SECURITY.match(u)), None)
     if main and not security:
-        security = f"{main.removesuffix('/debian')}/debian-security"
+        security = archive_beside(main)
     return Archives(main, security)
+
+
+def archive_beside(main: str) -> str:
+    """Name the archive of security updates by Debian's convention."""
+    return f"{main.rstrip('/').removesuffix('/debian')}/debian-security"
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ REQUIRED_COMPONENTS = (
 class Apt(Model):
     """Debian archives."""
 
-    mirror: Url
-    """Public archive, written into the image's apt sources."""
+    mirror: Url | None = None
+    """Archive that the image's apt sources name; default: it has none, since nodes are replaced
+    and not upgraded in place."""
     security_mirror: Url | None = None
-    """Public archive of security updates, likewise; installed from in the bake, too."""
+    """Archive of security updates, likewise; installed from in the bake, too."""
     build_mirror: Url | None = None
     """Archive the bake installs from; default: that of this host's apt sources, else `mirror`."""
     build_security_mirror: Url | None = None
@@ -57,7 +58,7 @@ class Image(Model):
     """Release of the distribution, by its code name."""
     architecture: Architecture = "amd64"
     """CPU architecture, as Debian calls it."""
-    apt: Apt
+    apt: Apt = Apt()
     """Where packages come from."""
     elements: tuple[Word, ...] = Field(min_length=1)
     """diskimage-builder elements from `elements/` (or upstream's); what they depend on is added."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.paths import Project
-from pipeline.apt import Archives, host_archives
+from pipeline.apt import Archives, archive_beside, debian_mirror, host_archives
 from pipeline.cache import Stage
 from pipeline.elements import Element, resolve
 from pipeline.model import Image
@@ -77,11 +77,7 @@ def make_plan(image: Image, project: Project) -> Plan:
     elements = resolve([ROOT_ELEMENT, *image.elements], project.elements_dir)
     packages = {p for e in elements for p in e.packages(image.architecture)} | {*image.packages}
     root_element = next(e for e in elements if e.name == ROOT_ELEMENT)
-    host = host_archives()
-    archives = Archives(
-        main=image.apt.build_mirror or host.main or image.apt.mirror,
-        security=image.apt.build_security_mirror or host.security or image.apt.security_mirror,
-    )
+    archives = _archives(image)
     base = Stage(
         "base",
         f"Root file system: {image.distribution} {image.release} with {len(packages)} packages",
@@ -98,6 +94,16 @@ def make_plan(image: Image, project: Project) -> Plan:
         ("root.tar", "packages"),
     )
     return Plan(image, project, elements, tuple(sorted(packages)), archives, base)
+
+
+def _archives(image: Image) -> Archives:
+    """Choose what to install from; raises ConfigError if neither host nor image names anything."""
+    host = host_archives()
+    main = image.apt.build_mirror or host.main or image.apt.mirror
+    if main is None:
+        main = debian_mirror().main
+    security = image.apt.build_security_mirror or host.security or image.apt.security_mirror
+    return Archives(main, security or archive_beside(main))
 
 
 def digest_of(**inputs: object) -> str:

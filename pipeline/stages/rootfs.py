@@ -44,7 +44,7 @@ def make_rootfs(
     components_dir = _lay_out(components.files, scratch / "components")
     env = {
         "DIB_K8S_DEBIAN_BASE": str(plan.base.output("root.tar")),
-        "DIB_K8S_DEBIAN_PUBLIC_MIRROR": image.apt.mirror,
+        "DIB_K8S_DEBIAN_PUBLIC_MIRROR": image.apt.mirror or "",
         "DIB_K8S_DEBIAN_PUBLIC_SECURITY_MIRROR": image.apt.security_mirror or "",
         "DIB_K8S_BASE_KUBERNETES": image.kubernetes,
         "DIB_K8S_BOOT_KERNEL_ARGUMENTS": " ".join(image.kernel_arguments),
