@@ -128,7 +128,7 @@ def remove_tree(path: Path, *, check: bool = True) -> None:
     """Remove a directory, also if root made things in it."""
     if not path.exists():
         return
-    command = ["rm", "-rf", "--one-file-system", path]
+    command: list[str | Path] = ["rm", "-rf", "--one-file-system", path]
     if run(Command(command), check=False).returncode != 0:
         run(Command(command, as_root=True), check=check)
 
