@@ -58,6 +58,8 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
         pytest.param({"files": [{"path": "/x"}]}, "exactly", id="half a file"),
         pytest.param({"phone_home": "file:///etc"}, "phone_home", id="phone home to a file"),
         pytest.param({"report": {"sever": "x"}}, "report.sever", id="misspelt report key"),
+        pytest.param({"valid_from": "2026"}, "valid_from is '2026'", id="time as text"),
+        pytest.param({"valid_until": True}, "valid_until is True", id="time as a truth"),
         pytest.param({"report": {"timeout_s": "5"}}, "report.timeout_s", id="number as text"),
     ],
 )

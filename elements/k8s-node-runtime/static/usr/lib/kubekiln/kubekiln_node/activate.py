@@ -10,6 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from kubekiln_node.clock import Clock, check_clock
 from kubekiln_node.console import machine_seconds, quote, say
 from kubekiln_node.manifest import Manifest, ManifestError, read_manifest
 from kubekiln_node.status import STATUS_PATH, write_atomic, write_status
@@ -46,12 +47,14 @@ def activate(
     root: str = "",
     now: Callable[[], float] = machine_seconds,
     tell: Callable[[str], None] = say,
+    clock: Clock | None = None,
 ) -> int:
     """Do all of `main` below `root`, with the given doors to the outside."""
     started = now()
     manifest, problems = _judge(host_name=host_name, owner_of=owner_of, root=root)
     if manifest and not problems:
         tell(f"KUBEKILN phase=userdata t={started:.1f} node={manifest.node}")
+        check_clock(manifest, clock=clock or Clock(), tell=tell)
         problems = _open(manifest, started=started, run=run, root=root, now=now)
     if manifest and not problems:
         tell(f"KUBEKILN phase=activated t={now():.1f} node={manifest.node}")

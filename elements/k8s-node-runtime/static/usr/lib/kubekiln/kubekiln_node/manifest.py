@@ -8,7 +8,9 @@ import re
 from typing import NamedTuple
 
 SCHEMA = 1
-KEYS = {"schema", "cluster", "node", "role", "kubernetes", "units", "files", "phone_home", "report"}
+NAMES = ("cluster", "node", "role", "kubernetes")
+OPTIONAL_TIMES = ("valid_from", "valid_until")
+KEYS = {"schema", *NAMES, "units", "files", *OPTIONAL_TIMES, "phone_home", "report"}
 FILE_KEYS = {"path", "mode", "owner", "sha256"}
 UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@-]+\.(service|socket|path|timer|target|mount)")
 REPORT_DEFAULTS: dict[str, str | int] = {
@@ -49,6 +51,9 @@ class Manifest(NamedTuple):
     files: tuple[WrittenFile, ...]
     phone_home: str | None
     report: dict[str, str | int]
+    valid_from: int = 0
+    """Since when all its certificates are valid, in seconds since 1970; 0 if it doesn't say."""
+    valid_until: int = 0
 
 
 def read_manifest(path: str) -> Manifest:
@@ -90,15 +95,25 @@ def _manifest(raw: dict[str, object]) -> Manifest:
         ),
         phone_home=str(phone_home) if phone_home else None,
         report=REPORT_DEFAULTS | report,
+        valid_from=_time(raw, "valid_from"),
+        valid_until=_time(raw, "valid_until"),
     )
+
+
+def _time(raw: dict[str, object], key: str) -> int:
+    value = raw.get(key, 0)
+    return value if isinstance(value, int) else 0
 
 
 def _problems(raw: dict[str, object]) -> list[str]:
     problems = [f"unknown key {key!r}" for key in sorted(set(raw) - KEYS)]
-    for key in ("cluster", "node", "role", "kubernetes"):
+    for key in NAMES:
         value = raw.get(key)
         if not isinstance(value, str) or not value:
             problems.append(f"{key} is {value!r}, not a name")
+    for key in OPTIONAL_TIMES:
+        if type(raw.get(key, 0)) is not int:
+            problems.append(f"{key} is {raw[key]!r}, not a number of seconds")
     return [
         *problems,
         *_unit_problems(raw.get("units")),
