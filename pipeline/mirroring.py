@@ -36,18 +36,20 @@ def fill_mirror(
     *,
     architectures: Sequence[Architecture],
     components: Sequence[str] = (),
+    all_versions: bool = False,
     store: Store,
     debian_mirror: str | None = None,
 ) -> list[Mirrored]:
     """Put every locked component (or those named) into `directory`; what is there stays.
 
-    Upstream artefacts where they can be reached; else the programs, built here. Raises one error
-    with all that could not be had, after everything else was put there.
+    The first version of each, or all. Upstream artefacts where they can be reached; else the
+    programs, built here. Raises one error with all that could not be had, after everything else
+    was put there.
     """
     context = Context(lock, store, debian_mirror=debian_mirror)
     done: list[Mirrored] = []
     problems: list[Problem] = []
-    for request in _requests(lock, architectures, components, context):
+    for request in _requests(context, architectures, components, all_versions):
         try:
             done += _mirror(request, directory)
         except KubekilnError as error:
@@ -58,12 +60,17 @@ def fill_mirror(
 
 
 def _requests(
-    lock: Lock, architectures: Sequence[Architecture], components: Sequence[str], context: Context
+    context: Context,
+    architectures: Sequence[Architecture],
+    components: Sequence[str],
+    all_versions: bool,
 ) -> Iterable[Request]:
+    lock = context.lock
     for component in components or sorted(lock.components):
         if component not in lock.components:
             lock.release(component, "")  # says what there is
-        for version, release in lock.components[component].items():
+        releases = list(lock.components[component].items())
+        for version, release in releases if all_versions else releases[:1]:
             for architecture in architectures:
                 yield Request(component, version, architecture, release, context)
 

@@ -97,6 +97,9 @@ def mirror(
         list[str] | None, typer.Option("--component", "-c", help="Only these.")
     ] = None,
     architecture: Architectures = None,
+    all_versions: Annotated[
+        bool, typer.Option("--all-versions", help="Not only the first version of each.")
+    ] = False,
 ) -> None:
     """Fill a directory from which a host without a network can bake."""
     from kubekiln.paths import Project
@@ -110,6 +113,7 @@ def mirror(
         directory,
         architectures=architectures(architecture or ["amd64"]),
         components=component or (),
+        all_versions=all_versions,
         store=Store.default(),
     )
     new = sum(one.new for one in done)
