@@ -10,6 +10,7 @@ of several checkouts can share a store, and a killed one leaves residue in `tmp/
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -56,7 +57,8 @@ class Store:
         with storage_errors(parent):
             directory = Path(tempfile.mkdtemp(dir=parent))
         try:
-            yield directory
+            with storage_errors(parent), _no_other_name():
+                yield directory
         finally:
             _remove_tree(directory)
 
@@ -143,6 +145,17 @@ class Store:
         with contextlib.suppress(OSError):
             self.discard(sha256)
         return False
+
+
+@contextlib.contextmanager
+def _no_other_name() -> Iterator[None]:
+    """Let a full disk be told by the store's name: a failed copy carries its source's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(error.errno, error.strerror) from error
 
 
 def _stamp_of(path: Path) -> str:

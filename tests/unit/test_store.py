@@ -155,3 +155,13 @@ def test_a_read_only_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(StorageError, match="Read-only"), Store(tmp_path / "s").workspace():
         pass
+
+
+def test_a_disk_that_fills_up_while_working_is_named_by_its_store(store: Store) -> None:
+    source = "/media/mirror/file"
+
+    said = "cannot write .*store/tmp: No space"
+    with pytest.raises(StorageError, match=said), store.workspace():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source)
+
+    assert list((store.root / "tmp").iterdir()) == []
