@@ -72,14 +72,23 @@ def wait_gone(program: str, argument: str, *, timeout_s: float) -> bool:
 
 
 def kill_all(program: str, argument: str, *, as_root: bool, timeout_s: float = 20.0) -> None:
-    """End every such process at once; raises KubekilnError if one can't be ended."""
-    send(find_processes(program, argument), signal.SIGKILL, as_root=as_root)
-    if not wait_gone(program, argument, timeout_s=timeout_s):
-        left = find_processes(program, argument)
-        raise KubekilnError(
-            f"{program} does not end: process {', '.join(map(str, left))}",
-            hint="it may wait for a disk or a network file system that doesn't answer",
-        )
+    """End every such process and all below it at once; return when they are really gone.
+
+    Raises KubekilnError if one can't be ended.
+    """
+    found = find_processes(program, argument)
+    # All of them are waited for: a dying process has no command line any more, but still its
+    # control group and its files.
+    everyone = {pid: _started(pid) for one in found for pid in (one, *descendants(one))}
+    send(found, signal.SIGKILL, as_root=as_root)
+    deadline = time.monotonic() + timeout_s
+    while left := [pid for pid, since in everyone.items() if since and _started(pid) == since]:
+        if time.monotonic() > deadline:
+            raise KubekilnError(
+                f"{program} does not end: process {', '.join(map(str, left))}",
+                hint="it may wait for a disk or a network file system that doesn't answer",
+            )
+        time.sleep(_POLL_S)
 
 
 def wait_for(condition: Path, program: str, argument: str, *, timeout_s: float) -> bool:
@@ -103,6 +112,16 @@ def _argv(entry: Path) -> list[str]:
         return (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
+
+
+def _started(pid: int) -> str:
+    """When a process was started, which tells it from a later one of the same number."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    # proc(5): fields 3 and 22. Nobody but its parent can do anything about a zombie.
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _parent(entry: Path) -> int:
