@@ -43,6 +43,8 @@ def documents() -> dict[str, str]:
     for name, (model, title) in models().items():
         schema = model.model_json_schema(by_alias=True, mode="validation")
         schema = {"$schema": _DRAFT, "$comment": "Written by `make docs`", **schema}
+        # The loader takes it from the file's own name.
+        schema["required"] = [key for key in schema["required"] if key != "name"]
         out[f"configs/schema/{name}.schema.json"] = json.dumps(schema, indent=2) + "\n"
         page += [f"## {title}\n", *_tables(schema)]
     out["docs/reference/configuration.md"] = "\n".join(page)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pydantic
 import pytest
 import yaml
@@ -60,6 +62,18 @@ def test_every_config_names_its_schema_for_the_editor() -> None:
         match = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
         assert match, path
         assert (path.parent / match[1]).resolve().is_file(), path
+
+
+def test_every_config_is_valid_by_the_schema_it_names() -> None:
+    found = [p for p in sorted((ROOT / "configs").rglob("*.yaml")) if p.parent.name != "addons"]
+    assert len(found) >= 4
+    for path in found:
+        text = path.read_text()
+        named = re.search(r"\$schema=(\S+)", text.splitlines()[0])
+        assert named, path
+        schema = json.loads((path.parent / named[1]).resolve().read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema.validate(yaml.safe_load(text), schema)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
