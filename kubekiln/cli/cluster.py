@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kubekiln.cli.table import print_table
+
 if TYPE_CHECKING:
     from cloudinit.explain import Explanation
     from cloudinit.render import RenderedCluster, RenderedNode
@@ -94,7 +96,6 @@ def _print_state(rendered: RenderedCluster) -> None:
 
 
 def _print_table(explanations: tuple[Explanation, ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -106,9 +107,8 @@ def _print_table(explanations: tuple[Explanation, ...]) -> None:
         f = e.file
         keys = ", ".join(f.keys)
         table.add_row(f.path, f"{f.mode:04o}", f.part, f.source, keys, str(e.size), str(e.cost))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{len(explanations)} files", markup=False)
+    print_table(table)
+    typer.echo(f"{len(explanations)} files")
 
 
 def _print_one(explanation: Explanation) -> None:

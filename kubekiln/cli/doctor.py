@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import typer
 
+from kubekiln.cli.table import print_table
 from kubekiln.cli.verb import Verb
 
 
 def doctor() -> None:
     """Say what this host can do (tools, KVM that works, nspawn, disk, mirrors, Go)."""
-    from rich.console import Console
     from rich.table import Table
 
     from kubekiln.operations.doctor import examine
@@ -26,7 +26,7 @@ def doctor() -> None:
         table.add_row(verdict, finding.topic, finding.detail)
         if finding.hint:
             table.add_row("", "", f"[dim]{finding.hint}[/]")
-    Console(soft_wrap=False, highlight=False).print(table)
+    print_table(table)
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(1)
 

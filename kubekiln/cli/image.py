@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from kubekiln.cli.table import print_table
+
 app = typer.Typer(no_args_is_help=True)
 
 ImageName = Annotated[
@@ -61,7 +63,6 @@ def inspect(
     ] = "debian-13",
 ) -> None:
     """Read a finished disk back and check everything that must be true of it."""
-    from rich.console import Console
     from rich.table import Table
 
     from kubekiln.paths import Project
@@ -78,7 +79,7 @@ def inspect(
         table.add_row(verdict, finding.check, finding.promise)
         for problem in finding.problems:
             table.add_row("", "", f"[red]{problem}[/]")
-    Console(highlight=False).print(table)
+    print_table(table)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
@@ -92,7 +93,6 @@ def _manifest_path(image: str, images_dir: Path) -> Path:
 def _print_images(found: list[tuple[Path, dict[str, object]]]) -> None:
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("image", "digest", "MB", "age", "components", box=None, pad_edge=False)
@@ -108,4 +108,4 @@ def _print_images(found: list[tuple[Path, dict[str, object]]]) -> None:
         hours = int(age.total_seconds() // 3600)
         shown_age = f"{hours} h" if hours < 48 else f"{age.days} d"
         table.add_row(str(manifest["name"]), digest, size, shown_age, shown)
-    Console(highlight=False).print(table)
+    print_table(table)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kubekiln.cli.table import print_table
 from kubekiln.cli.verb import Verb
 
 ClusterArgument = Annotated[
@@ -65,7 +66,6 @@ def down(
 
 def status(cluster: SomeCluster = None) -> None:
     """Show which machines run, how far their boot is and where the API is."""
-    from rich.console import Console
     from rich.table import Table
 
     from kubekiln.operations.status import list_machines
@@ -83,7 +83,7 @@ def status(cluster: SomeCluster = None) -> None:
         table.add_row(
             machine.cluster, machine.name, state.state, how, pid, line.boot, line.api
         )  # fmt: skip
-    Console(highlight=False, soft_wrap=True).print(table)
+    print_table(table)
 
 
 def kubectl(
