@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -18,7 +17,8 @@ from pipeline.components import WantedBuild, fill_in
 from pipeline.lock import CProgram, GoBuild
 from pipeline.sources.gocommand import Go
 from pipeline.sources.gomod import mod_digest
-from pipeline.sources.gomodules import module_source, patch_modules
+from pipeline.sources.gomodules import Module, download_module, patch_modules
+from pipeline.sources.provider import Unreachable
 
 _STAGING = re.compile(r"^\s*(\S+) => \./staging/", re.MULTILINE)
 _LOWEST_GO = "1.24.0"
@@ -113,33 +113,36 @@ def _resolve(
 ) -> Resolved:
     with tempfile.TemporaryDirectory(prefix="kubekiln-relock-") as scratch:
         outside = make_dir(Path(scratch) / "outside")
-        source = module_source(go, outside, wanted.module, module_version)
-        own_sum = _own_sum(go, outside, wanted.module, module_version)
+        module, exempt = _own_module(go, outside, wanted.module, module_version)
         work_dir = Path(scratch) / "work"
         if directory.is_dir():
             shutil.copytree(directory, work_dir)
         make_dir(work_dir)
         if not (work_dir / "go.mod").is_file():
-            text = _write_mod(component, version, wanted, module_version, source)
+            text = _write_mod(component, version, wanted, module_version, module.directory)
             (work_dir / "go.mod").write_text(text)
         (work_dir / "go.sum").unlink(missing_ok=True)
-        exempt: tuple[str, ...] = ()
         if wanted.packages:
             patch_modules(work_dir, go)
-            exempt = _tidy(work_dir, go)
+            exempt = _tidy(work_dir, go, exempt)
         else:
-            lines = f"{wanted.module} {module_version} {own_sum}\n"
+            lines = f"{wanted.module} {module_version} {module.sum}\n"
             (work_dir / "go.sum").write_text(lines)
         make_dir(directory)
         for name in ("go.mod", "go.sum"):
             write_atomic(directory / name, (work_dir / name).read_bytes())
-    return Resolved(sum=own_sum, pinned_by_us=exempt)
+    return Resolved(sum=module.sum, pinned_by_us=exempt)
 
 
-def _own_sum(go: Go, outside: Path, module: str, version: str) -> str:
-    argv: list[str | Path] = [go.program, "mod", "download", "-json", f"{module}@{version}"]
-    answer = json.loads(run(Command(argv, cwd=outside, env=go.environment())).stdout)
-    return str(answer["Sum"])
+def _own_module(go: Go, outside: Path, name: str, version: str) -> tuple[Module, tuple[str, ...]]:
+    """Get the component's module; also give it as exempt if the checksum database lacks it."""
+    try:
+        return download_module(go, outside, name, version), ()
+    except Unreachable as error:
+        if not unknown_to_sumdb(error.problems[0].what):
+            raise
+    exempted = {"GONOSUMDB": name}
+    return download_module(go, outside, name, version, env=exempted), (f"{name} {version}",)
 
 
 def _write_mod(
@@ -170,17 +173,17 @@ def _as_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version))
 
 
-def _tidy(work_dir: Path, go: Go) -> tuple[str, ...]:
+def _tidy(work_dir: Path, go: Go, known: tuple[str, ...]) -> tuple[str, ...]:
     """Complete go.mod and fill an empty go.sum, every line vouched for by the checksum database;
     only modules that it doesn't know are exempted, and returned as `module version`."""
-    exempt: list[str] = []
+    exempt = list(known)
     for _ in range(20):
         modules = ",".join(dict.fromkeys(e.split()[0] for e in exempt))
         env = go.environment() | ({"GONOSUMDB": modules} if modules else {})
         # -e: a test dependency that no proxy has is no reason to stop; a build says so if it is.
         result = run(Command([go.program, "mod", "tidy", "-e"], cwd=work_dir, env=env), check=False)
         output = result.stderr.decode(errors="replace")
-        unknown = _unknown_to_sumdb(output)
+        unknown = unknown_to_sumdb(output)
         new = [u for u in unknown if u not in exempt]
         if not new:
             if result.returncode != 0:
@@ -190,10 +193,11 @@ def _tidy(work_dir: Path, go: Go) -> tuple[str, ...]:
     raise KubekilnError("more modules than expected are unknown to the checksum database")
 
 
-def _unknown_to_sumdb(output: str) -> list[str]:
-    found: list[str] = []
+def unknown_to_sumdb(output: str) -> list[str]:
+    """List the modules (`module version`) that Go says the checksum database doesn't have."""
+    found: dict[str, None] = {}
     for line in output.splitlines():
         match = re.search(r"(\S+)@(v[^:\s/]+)(?:/go\.mod)?: verifying \S+: .*(404|410)", line)
         if match:
-            found.append(f"{match.group(1)} {match.group(2)}")
-    return found
+            found[f"{match.group(1)} {match.group(2)}"] = None
+    return list(found)

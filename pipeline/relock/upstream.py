@@ -21,6 +21,7 @@ from kubekiln.files import sha256_file
 from pipeline.components import Changelog, WantedArtefact, fill_in
 from pipeline.lock import Architecture, Artefact, Proof
 from pipeline.relock.openpgp import check_detached, dearmor
+from pipeline.sources.download import reason
 from pipeline.sources.provider import Unreachable
 
 ModuleSource = Callable[[str, str], Path]
@@ -162,6 +163,5 @@ def _get(url: str) -> bytes:
             response = requests.get(url, timeout=_TIMEOUT_S)
             response.raise_for_status()
     except requests.RequestException as error:
-        reason = getattr(error.args[0], "reason", error) if error.args else error
-        raise Unreachable(f"cannot get {url}: {reason}") from error
+        raise Unreachable(f"cannot get {url}: {reason(error)}") from error
     return response.content

@@ -148,17 +148,18 @@ def _transfer(
     except requests.exceptions.SSLError as error:
         raise Unreachable(f"no trusted TLS connection to {url}: {error}") from error
     except (requests.ConnectTimeout, requests.exceptions.ProxyError) as error:
-        raise _Passing(_reason(error), connect=True) from error
+        raise _Passing(reason(error), connect=True) from error
     except requests.exceptions.ChunkedEncodingError as error:
         raise _Passing(f"the connection ended after {_size(partial)} bytes") from error
     except requests.ConnectionError as error:
         # Also a reading time-out in the middle; then bytes came, and the host is there.
-        raise _Passing(_reason(error), connect="Max retries" in str(error)) from error
+        raise _Passing(reason(error), connect="Max retries" in str(error)) from error
     except requests.RequestException as error:
-        raise _Passing(_reason(error)) from error
+        raise _Passing(reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Say in a few words why a request failed."""
     cause = error.args[0] if error.args else error
     return str(getattr(cause, "reason", cause)).split(": ", 1)[-1]
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.errors import IntegrityError
@@ -14,23 +16,42 @@ from kubekiln.process import Command, run
 from pipeline.sources.gocommand import Go
 
 
-def module_source(
-    go: Go, work_dir: Path, module: str, version: str, *, expected: str | None = None
-) -> Path:
-    """Download a module, checked by go.sum or the checksum database; give its directory."""
+@dataclass(frozen=True)
+class Module:
+    """A module in the module cache."""
+
+    directory: Path
+    sum: str
+
+
+def download_module(
+    go: Go, work_dir: Path, module: str, version: str, *, env: Mapping[str, str] | None = None
+) -> Module:
+    """Download a module, checked by go.sum or the checksum database. Raises Unreachable."""
     argv: list[str | Path] = [go.program, "mod", "download", "-json", f"{module}@{version}"]
-    result = run(Command(argv, cwd=work_dir, env=go.environment()), check=False)
+    environment = go.environment() | dict(env or {})
+    result = run(Command(argv, cwd=work_dir, env=environment), check=False)
     try:
         answer = json.loads(result.stdout)
     except ValueError:
         answer = {"Error": result.stderr.decode(errors="replace").strip()}
     if "Error" in answer:
         raise go.unreachable(f"cannot get the Go module {module} {version}", answer["Error"])
-    if expected is not None and answer["Sum"] != expected:
+    return Module(Path(answer["Dir"]), answer["Sum"])
+
+
+def module_source(
+    go: Go, work_dir: Path, module: str, version: str, *, expected: str | None = None
+) -> Path:
+    """Download a module; give its directory. Raises IntegrityError if it isn't the expected one."""
+    # The pinned hash is a better witness than the database, which may not know the module.
+    env = {"GONOSUMDB": module} if expected else {}
+    found = download_module(go, work_dir, module, version, env=env)
+    if expected is not None and found.sum != expected:
         raise IntegrityError(
-            f"{module} {version} has the hash {answer['Sum']}", hint=f"pinned is {expected}"
+            f"{module} {version} has the hash {found.sum}", hint=f"pinned is {expected}"
         )
-    return Path(answer["Dir"])
+    return found.directory
 
 
 def patch_modules(work_dir: Path, go: Go) -> None:

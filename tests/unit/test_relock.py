@@ -14,6 +14,7 @@ from kubekiln.errors import ConfigError, IntegrityError
 from pipeline.components import Changelog, Signature, WantedArtefact, WantedDebian
 from pipeline.lock import Artefact, Proof
 from pipeline.relock.debian import DebianIndex
+from pipeline.relock.gomod import unknown_to_sumdb
 from pipeline.relock.openpgp import check_detached, dearmor
 from pipeline.relock.upstream import find_checksum, from_changelog, resolve_upstream
 from pipeline.sources.provider import Unreachable
@@ -232,3 +233,24 @@ def test_a_package_list_that_is_not_the_signed_one_is_refused(site: Site, tmp_pa
 
     with pytest.raises(IntegrityError, match="not the one in the signed index"):
         index.resolve(CA, "20250419", "amd64")
+
+
+LOOKUP = "reading https://proxy.example/sumdb/sum.golang.org/lookup"
+
+
+@pytest.mark.parametrize(
+    ("said", "modules"),
+    [
+        (f"go: a.io/b@v0.34.0-rc.2: verifying go.mod: a.io/b@v0.34.0-rc.2/go.mod: {LOOKUP}/"
+         "a.io/b@v0.34.0-rc.2: 404 Not Found", ["a.io/b v0.34.0-rc.2"]),
+        (f"\tc.io/d@v1.0.0: verifying module: c.io/d@v1.0.0: {LOOKUP}/c.io/d@v1.0.0: 410 Gone",
+         ["c.io/d v1.0.0"]),
+        ("e.io/f@v1.0.0: verifying module: checksum mismatch", []),
+        ("e.io/f@v1.0.0: reading https://proxy.example/e.io/f/@v/v1.0.0.zip: 404 Not Found", []),
+    ],
+    ids=["go.mod", "module", "mismatch", "not served"],
+)  # fmt: skip
+def test_only_modules_that_the_checksum_database_lacks_are_exempted(
+    said: str, modules: list[str]
+) -> None:
+    assert unknown_to_sumdb(f"{said}\n{said}\n") == modules
