@@ -201,6 +201,10 @@ def test_failing_units_are_those_down_or_in_a_loop() -> None:
     ]
 
 
+def test_a_systemd_that_does_not_answer_blames_nobody() -> None:
+    assert find_failing(["a"], output_of=lambda _argv: "") == []
+
+
 def test_phone_home_posts_each_phase() -> None:
     got: list[dict[str, Any]] = []
 

@@ -22,9 +22,9 @@ def find_failing(
     for block in shown.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         restarts = int(values.get("NRestarts") or 0)
-        if values.get("ActiveState") == "active" and restarts < MANY_RESTARTS:
+        unit = values.get("Id")
+        if not unit or values.get("ActiveState") == "active" and restarts < MANY_RESTARTS:
             continue
-        unit = values.get("Id", "?")
         state = f"{values.get('ActiveState', '?')}/{values.get('SubState', '?')}"
         if restarts:
             state += f",restarts:{restarts}"
