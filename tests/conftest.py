@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# No deadline: on a busy machine any single example may take long, and that says nothing.
+hypothesis.settings.register_profile("kubekiln", deadline=None, database=None)
+hypothesis.settings.load_profile("kubekiln")
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ("unit", "golden", "elements", "house")
