@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from kubekiln.errors import CommandFailed
-from tests.support.elements import FakeBuild
+from tests.support.elements import EPOCH, FakeBuild
 
 pytestmark = pytest.mark.processes("bash", "unshare")
 
@@ -86,6 +87,7 @@ def test_static_files_land_at_their_place_with_modes_of_their_own(build: FakeBui
     assert build.files() == {"etc/thing.conf"}
     assert (build.root / "etc/thing.conf").stat().st_mode & 0o777 == 0o644
     assert (build.root / "etc").stat().st_mode & 0o777 == 0o711
+    assert (build.root / "etc/thing.conf").stat().st_mtime == float(EPOCH)
 
 
 @pytest.mark.root
@@ -258,6 +260,8 @@ def test_the_seal_takes_out_identity_and_residue_and_nothing_else(build: FakeBui
     }  # fmt: skip
     for path in kept | gone:
         build.put(path, "x")
+    old, new = build.root / "var/lib/dpkg/status", build.root / "root/kept"
+    os.utime(old, (1, 1))
     build.put("etc/machine-id", "0123456789abcdef\n")
     update_done = build.put("usr/lib/systemd/systemd-update-done", "#!/bin/sh\n", mode=0o755)
     update_done.write_text("#!/bin/sh\ntouch /etc/.updated /var/.updated\n")
@@ -268,3 +272,4 @@ def test_the_seal_takes_out_identity_and_residue_and_nothing_else(build: FakeBui
     assert there == kept | {"etc/machine-id", "etc/hosts", "etc/.updated", "var/.updated"}
     assert (build.root / "etc/machine-id").read_text() == ""
     assert (build.root / "var/log/apt").is_dir()
+    assert (old.stat().st_mtime, new.stat().st_mtime) == (1.0, float(EPOCH))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kubekiln.process import Command, Result, run
 
+EPOCH = "1000000000"
 ELEMENTS = Path(__file__).resolve().parents[2] / "elements"
 
 # The host's programs below an overlay, so that a script may write to /usr, too.
@@ -93,6 +94,7 @@ class FakeBuild:
         """Run a script of a phase that dib runs on the build host."""
         env = {
             "ARCH": "amd64",
+            "SOURCE_DATE_EPOCH": EPOCH,
             "TARGET_ROOT": str(self.root),
             "TMP_BUILD_DIR": str(self.directory),
             "TMP_HOOKS_PATH": str(self.hooks),
@@ -106,7 +108,12 @@ class FakeBuild:
         shutil.copy(self.hooks / script, self.put("script"))
         command = ["unshare", "--mount", "--propagation=private", "sh", "-euc", _IN_ROOT, "-",
                    self.root, "bash", "/script"]  # fmt: skip
-        result = run(Command(command, env={"ARCH": "amd64", **self._settings(Path("/fake"))}))
+        result = run(
+            Command(
+                command,
+                env={"ARCH": "amd64", "SOURCE_DATE_EPOCH": EPOCH, **self._settings(Path("/fake"))},
+            )
+        )
         (self.root / "script").unlink()
         return result
 
