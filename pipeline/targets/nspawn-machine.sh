@@ -26,8 +26,9 @@ split_cgroup() {
 enter_cgroups() {
     local group file
     for group in "${cgroups[@]}"; do
+        # Itself, too: systemd-nspawn has made it one that hands controllers down.
+        [ ! -e "$group" ] || find "$group" -depth -type d -exec rmdir {} +
         mkdir -p "$group"
-        find "$group" -mindepth 1 -depth -type d -exec rmdir {} +
         for file in cpuset.cpus cpuset.mems; do
             if [ -e "$group/$file" ] && [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
                 cat "$group/../../$file" >"$group/../$file"
