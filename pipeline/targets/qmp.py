@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -38,7 +39,7 @@ def execute(socket: Path, command: str) -> dict[str, Any]:
     """Execute one QMP command; raises KubekilnError if QEMU doesn't answer or refuses."""
     try:
         answer = asyncio.run(asyncio.wait_for(_execute(socket, command), _ANSWER_S))
-    except (QMPError, OSError, TimeoutError) as error:
+    except (QMPError, EOFError, OSError, TimeoutError) as error:
         what = f"QEMU did not do {command!r}: {error or type(error).__name__}"
         raise KubekilnError(what, where=str(socket)) from error
     return answer if isinstance(answer, dict) else {}
@@ -50,4 +51,6 @@ async def _execute(socket: Path, command: str) -> object:
     try:
         return await client.execute(command)
     finally:
-        await client.disconnect()
+        # A QEMU that was told to quit is gone before it can say goodbye.
+        with contextlib.suppress(EOFError, OSError):
+            await client.disconnect()

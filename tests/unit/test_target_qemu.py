@@ -9,7 +9,7 @@ import pytest
 
 from kubekiln.errors import KubekilnError
 from kubekiln.process import Result
-from pipeline.targets import qemu
+from pipeline.targets import qemu, qmp
 from pipeline.targets.qmp import socket_path
 from tests.support.machines import make_machine
 
@@ -120,3 +120,25 @@ def test_a_machine_that_was_never_booted_is_absent(tmp_path: Path) -> None:
 
 def test_destroying_what_is_not_there_is_fine(tmp_path: Path) -> None:
     qemu.QemuTarget().destroy(make_machine(tmp_path))
+
+
+class GoneQemu:
+    """A QEMU that does what it is told and closes its socket without a goodbye."""
+
+    def __init__(self, _name: str) -> None: ...
+
+    async def connect(self, _socket: str) -> None: ...
+
+    async def execute(self, _command: str) -> dict[str, str]:
+        return {"status": "done"}
+
+    async def disconnect(self) -> None:
+        raise EOFError
+
+
+def test_a_qemu_that_quits_without_goodbye_has_done_what_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qmp, "QMPClient", GoneQemu)
+
+    assert qmp.execute(tmp_path / "socket", "quit") == {"status": "done"}
