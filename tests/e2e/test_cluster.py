@@ -43,9 +43,9 @@ def test_up_again_finds_everything_done(cluster: Running) -> None:
     assert "is Ready" in again.text
 
 
-def test_every_pod_of_the_system_gets_ready(cluster: Running) -> None:
+def test_the_systems_deployments_get_available(cluster: Running) -> None:
     cluster.kubectl(
-        "wait", "--for=condition=Ready", "pods", "--all", "--namespace=kube-system",
+        "wait", "--for=condition=Available", "deployments", "--all", "--namespace=kube-system",
         f"--timeout={PODS_S}",
     )  # fmt: skip
 
