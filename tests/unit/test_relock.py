@@ -235,7 +235,7 @@ def test_a_package_list_that_is_not_the_signed_one_is_refused(site: Site, tmp_pa
         index.resolve(CA, "20250419", "amd64")
 
 
-LOOKUP = "reading https://proxy.example/sumdb/sum.golang.org/lookup"
+LOOKUP = "reading https://proxy.example/sumdb/sums.example/lookup"
 
 
 @pytest.mark.parametrize(
