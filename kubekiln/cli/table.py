@@ -19,5 +19,4 @@ def print_table(table: Table) -> None:
 
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(highlight=False, width=width)
-    table.expand = False
     console.print(table, crop=False)
