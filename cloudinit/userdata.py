@@ -16,6 +16,7 @@ import yaml
 
 from cloudinit.credentials import CA_PATH, PKI_DIR
 from cloudinit.part import Context, NodeFile, Part, from_template
+from cloudinit.pki import validity
 
 SCHEMA = 1
 MANIFEST_PATH = "/etc/kubekiln/node.json"
@@ -23,6 +24,7 @@ _ROLE_DROPIN = "/etc/systemd/system/kubekiln.target.d/10-role.conf"
 # Hashes don't compress: half of each saves a kilobyte. 128 bits are plenty against damage, and who
 # could forge a file could as well rewrite the manifest.
 _DIGITS = 32
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _DEFAULT_MODE = 0o644
 _DEFAULT_OWNER = "root:root"
 
@@ -71,6 +73,7 @@ def compress(userdata: bytes) -> bytes:
 
 
 def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, ...]) -> NodeFile:
+    valid_from, valid_until = _certificates_last(files)
     document = {
         "schema": SCHEMA,
         "cluster": context.cluster.name,
@@ -87,6 +90,8 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
             }
             for f in files
         ],
+        "valid_from": valid_from,
+        "valid_until": valid_until,
         "phone_home": None,
         "report": {
             "server": context.api_url,
@@ -97,8 +102,15 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
         },
     }
     text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
-    keys = ("name", "kubernetes", "nodes.name", "nodes.role")
+    keys = ("name", "kubernetes", "nodes.name", "nodes.role", "pki.ca_days", "pki.leaf_days")
     return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
+
+
+def _certificates_last(files: tuple[NodeFile, ...]) -> tuple[int, int]:
+    """Give from when until when every certificate of a node is valid, in seconds since 1970."""
+    spans = [validity(f.content) for f in files if f.content.startswith(_CERTIFICATE)]
+    latest_start = max(start for start, _ in spans)
+    return int(latest_start.timestamp()), int(min(end for _, end in spans).timestamp())
 
 
 def _of_part(file: NodeFile) -> NodeFile:

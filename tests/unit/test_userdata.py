@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 
 from cloudinit import check
 from cloudinit.datasource import LIMITS, measure_all
@@ -72,7 +73,8 @@ def test_the_manifest_is_last_and_lists_every_other_file_as_it_is(tmp_path: Path
 
     assert list(files)[-1] == MANIFEST_PATH
     assert manifest.keys() == {
-        "schema", "cluster", "node", "role", "kubernetes", "units", "files", "phone_home", "report"
+        "schema", "cluster", "node", "role", "kubernetes", "units", "files", "phone_home", "report",
+        "valid_from", "valid_until",
     }  # fmt: skip
     listed = {f["path"]: f for f in manifest["files"]}
     assert list(listed) == list(files)[:-1]
@@ -80,6 +82,22 @@ def test_the_manifest_is_last_and_lists_every_other_file_as_it_is(tmp_path: Path
         digest = hashlib.sha256(files[path].content).hexdigest()
         assert digest.startswith(entry["sha256"]) and len(entry["sha256"]) >= 32
         assert int(entry["mode"], 8) == files[path].mode
+
+
+def test_the_manifest_says_when_all_certificates_are_valid(tmp_path: Path) -> None:
+    files = render_files(tmp_path)
+
+    manifest = json.loads(files[MANIFEST_PATH].content)
+
+    leaves = [
+        x509.load_pem_x509_certificate(f.content)
+        for f in files.values()
+        if f.path.endswith(".crt") and not f.path.endswith("ca.crt")
+    ]
+    assert len(leaves) > 8
+    assert manifest["valid_from"] == max(c.not_valid_before_utc for c in leaves).timestamp()
+    assert manifest["valid_until"] == min(c.not_valid_after_utc for c in leaves).timestamp()
+    assert manifest["valid_until"] - manifest["valid_from"] == 365 * 86400
 
 
 def test_every_unit_that_is_started_is_written_and_the_reverse(tmp_path: Path) -> None:
