@@ -4,13 +4,15 @@
 Layout below the root: `sha256/<2>/<64 hex>` holds contents (read-only files), `keys/<64 hex>.json`
 says which contents an input digest led to, `locks/` has one lock file per key, `tmp/` what is being
 written. A file gets its final name by rename after it was verified and synced, so concurrent bakes
-of several checkouts can share a store, and a killed one leaves residue in `tmp/` only.
+of several checkouts can share a store, and a killed one leaves residue in `tmp/` only, which the
+next one clears away.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -52,15 +54,24 @@ class Store:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Give an empty directory on the store's file system; it goes with the block."""
+        """Give an empty directory on the store's file system; it goes with the block.
+
+        One that a killed process left behind goes when the next is made.
+        """
         parent = make_dir(self.root / "tmp")
-        with storage_errors(parent):
+        with storage_errors(parent), locked(self.root / "locks" / "tmp.lock"):
+            for left in parent.iterdir():
+                if _is_abandoned(left):
+                    _remove_tree(left)
             directory = Path(tempfile.mkdtemp(dir=parent))
+            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             with storage_errors(parent), _no_other_name():
                 yield directory
         finally:
             _remove_tree(directory)
+            os.close(handle)
 
     def partial_path(self, name: str) -> Path:
         """Name a file in which an unfinished download is kept over runs."""
@@ -183,6 +194,21 @@ def _move_into_place(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_dir(target.parent)
+
+
+def _is_abandoned(directory: Path) -> bool:
+    """Tell whether the process that made a workspace is gone, and its lock with it."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # its process just ended well
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def _remove_tree(directory: Path) -> None:

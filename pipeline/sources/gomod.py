@@ -171,7 +171,8 @@ class GoMod:
 
     def _link(self, build: GoBuild, request: Request, work_dir: Path, go: Go) -> dict[str, Path]:
         out = make_dir(work_dir / "out")
-        env = go.environment(request.architecture)
+        # In the store's temporary directory, which is cleared even after a kill -9.
+        env = go.environment(request.architecture) | {"GOTMPDIR": str(make_dir(work_dir / "tmp"))}
         ldflags = ["-s", "-w", *build.ldflags]
         if build.cgo:
             env |= self._c_environment(build, request, work_dir)

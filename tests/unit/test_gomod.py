@@ -118,6 +118,8 @@ def test_the_users_go_settings_do_not_reach_a_build_but_the_proxy_does(
     assert (env["GOFLAGS"], env["GOENV"], env["GOWORK"]) == ("", "off", "off")
     assert (env["GOTOOLCHAIN"], env["CGO_ENABLED"], env["GOARCH"]) == ("local", "0", "amd64")
     assert env["GOCACHE"].startswith(str(tmp_path / "cache"))
+    # Not in /tmp, where nobody clears away after a kill -9.
+    assert env["GOTMPDIR"].startswith(str(tmp_path)) and Path(env["GOTMPDIR"]).name == "tmp"
 
 
 def on_record(digest: str) -> list[dict[str, Any]]:

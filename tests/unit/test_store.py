@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,6 +127,21 @@ def test_a_workspace_goes_even_with_read_only_directories_in_it(store: Store) ->
         inner.chmod(0o555)
 
     assert not directory.exists()
+
+
+@pytest.mark.processes("python")
+def test_what_a_killed_process_left_is_cleared_away_and_nothing_in_use(store: Store) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from pipeline.store import Store\n"
+        "with Store(Path(sys.argv[1])).workspace() as d:\n"
+        "    (d / 'half').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(store.root)], check=False)
+    (left,) = (store.root / "tmp").iterdir()
+    assert (left / "half").exists()
+
+    with store.workspace() as one, store.workspace() as other:
+        assert sorted((store.root / "tmp").iterdir()) == sorted([one, other])
 
 
 @pytest.mark.parametrize(
