@@ -15,8 +15,9 @@ _CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 
 
 def render(context: Context) -> Part:
-    """Give the manifests, and the unit that applies them with rights that only it has."""
-    name = "kubekiln-bootstrap.service"
+    """Give the manifests, the unit that applies them with rights that only it has, and the one that
+    waits for the roles which the API server makes itself."""
+    units = ("kubekiln-bootstrap.service", "kubekiln-roles.service")
     return Part(
         files=(
             *identity(
@@ -24,9 +25,9 @@ def render(context: Context) -> Part:
             ),
             from_static(f"{DIRECTORY}/00-rbac.yaml"),
             _node_manifest(context),
-            unit(name),
+            *(unit(name) for name in units),
         ),
-        units=(name,),
+        units=units,
     )
 
 
@@ -35,7 +36,12 @@ def _node_manifest(context: Context) -> NodeFile:
     document: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": context.node.name, "labels": labels},
+        "metadata": {
+            "name": context.node.name,
+            "labels": labels,
+            # flannel 0.28.9 panics at a Node without any annotation.
+            "annotations": {"kubekiln/role": context.node.role},
+        },
     }
     if context.node.role == "single":
         # The controller manager would give it the same part, but some seconds later; it takes note

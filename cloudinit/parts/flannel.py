@@ -15,7 +15,8 @@ def render(context: Context) -> Part:
     backend: dict[str, str | int] = {"Type": network.flannel.backend, "Port": network.flannel.port}
     if network.flannel.mtu is not None:
         backend["MTU"] = network.flannel.mtu
-    document = {"Network": str(network.pod_cidr), "Backend": backend}
+    # As kube-proxy does. With iptables flannel would start it a dozen times every five seconds.
+    document = {"Network": str(network.pod_cidr), "EnableNFTables": True, "Backend": backend}
     settings = from_template(
         "/etc/flannel/net-conf.json",
         {"document": json.dumps(document, indent=1)},

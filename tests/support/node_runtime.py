@@ -168,7 +168,9 @@ Answerer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 @contextmanager
-def serving(answer: Answerer, certificates: Certificates | None = None) -> Iterator[str]:
+def serving(
+    answer: Answerer, certificates: Certificates | None = None, *, keeps_connections: bool = False
+) -> Iterator[str]:
     """Serve on a loopback port, over TLS that asks for a client certificate; yields the URL."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -176,7 +178,8 @@ def serving(answer: Answerer, certificates: Certificates | None = None) -> Itera
             length = int(self.headers.get("Content-Length") or 0)
             answer(self, self.rfile.read(length))
 
-        do_GET = do_PUT = do_POST = _handle
+        do_GET = do_PATCH = do_PUT = do_POST = _handle
+        protocol_version = "HTTP/1.1" if keeps_connections else "HTTP/1.0"
 
         def log_message(self, *_: object) -> None:
             """Keep the test's output clean."""

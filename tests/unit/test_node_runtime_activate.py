@@ -17,6 +17,7 @@ from kubekiln_node.activate import activate  # isort: skip
 
 RELOAD = "systemctl daemon-reload"
 START = "systemctl start --no-block kubekiln.target"
+END_CLOUD_INIT = "systemctl stop --no-block cloud-init-main.service"
 
 
 class Machine:
@@ -66,7 +67,7 @@ def cloud_init_says(machine: Machine, *errors: str, **recoverable: list[str]) ->
 def test_right_user_data_opens_the_gate(machine: Machine) -> None:
     assert machine.activate() == 0
 
-    assert machine.commands == [START]
+    assert machine.commands == [START, END_CLOUD_INIT]
     assert machine.console == [
         "KUBEKILN phase=userdata t=12.3 node=solo-1",
         "KUBEKILN phase=activated t=12.3 node=solo-1",
@@ -113,7 +114,7 @@ def test_only_units_that_systemd_knows_already_need_a_reload(
     add_file(machine.node, name)
 
     assert machine.activate() == 0
-    assert machine.commands == commands
+    assert machine.commands == [*commands, END_CLOUD_INIT]
 
 
 def test_a_reboot_verifies_again_but_needs_no_reload(machine: Machine) -> None:

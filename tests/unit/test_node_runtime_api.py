@@ -69,6 +69,19 @@ def test_the_phases_are_read_from_a_real_tls_server(
         assert seen.is_node_ready()
 
 
+def test_a_server_that_knows_no_such_node_yet_serves(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    def empty(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        send_json(handler, 404 if handler.path.startswith("/api/v1/nodes/") else 403, {})
+
+    with serving(empty, certificates) as url:
+        seen = view(tmp_path, url, certificates)
+
+        assert seen.is_serving()
+        assert not seen.has_node()
+
+
 def test_a_node_that_was_ready_before_the_reboot_is_not_ready(
     tmp_path: Path, certificates: Certificates
 ) -> None:
@@ -168,10 +181,14 @@ def test_waiting_ends_when_the_server_is_ready(
             cert=str(certificates.client),
             key=str(certificates.client_key),
         )
-        status = wait_for_api.wait(f"{url}/readyz", context, limit_s=60, sleep=pauses.append)
+        clock = iter([0.0, 0.0, 0.01, 1.0, 2.0, 3.0, 3.0])
+        status = wait_for_api.wait(
+            f"{url}/readyz", context, limit_s=60, sleep=pauses.append, clock=lambda: next(clock)
+        )
 
     assert status == 200
-    assert pauses == [wait_for_api.PAUSE_S] * 2
+    # A quick look is soon followed by the next, an expensive one by a rest.
+    assert pauses == [wait_for_api.PAUSE_S, 2.0]
 
 
 def test_waiting_needs_no_client_certificate(
@@ -181,7 +198,18 @@ def test_waiting_needs_no_client_certificate(
         send_json(handler, 200 if handler.path == "/readyz?verbose" else 404, {})
 
     with serving(answer, certificates) as url:
-        assert run_wait(monkeypatch, f"{url}/readyz?verbose", str(certificates.ca), "5") == 0
+        assert run_wait(monkeypatch, f"{url}/readyz?verbose", "5", str(certificates.ca)) == 0
+
+
+def test_waiting_shows_the_certificate_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    pair = (str(certificates.client), str(certificates.client_key))
+    with serving(api, certificates) as url:
+        known = run_wait(monkeypatch, f"{url}/readyz", "0", str(certificates.ca), *pair)
+        unknown = run_wait(monkeypatch, f"{url}/readyz", "0", str(certificates.ca))
+
+    assert (known, unknown) == (0, 1)
 
 
 def test_waiting_gives_up_with_the_last_answer(
@@ -190,12 +218,20 @@ def test_waiting_gives_up_with_the_last_answer(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving(lambda handler, _: send_json(handler, 500, {}), certificates) as url:
-        assert run_wait(monkeypatch, f"{url}/readyz", str(certificates.ca), "0") == 1
+        assert run_wait(monkeypatch, f"{url}/readyz", "0", str(certificates.ca)) == 1
 
     assert "still answers 500" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("args", [(), ("https://x:1/", "ca"), ("https://x:1/", "ca", "soon")])
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("https://x:1/", "5"),
+        ("https://x:1/", "soon", "ca"),
+        ("https://x:1/", "5", "ca", "certificate"),
+    ],
+)
 def test_wrong_usage_is_exit_2(monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
     assert run_wait(monkeypatch, *args) == 2
 
@@ -203,5 +239,5 @@ def test_wrong_usage_is_exit_2(monkeypatch: pytest.MonkeyPatch, args: tuple[str,
 def test_a_missing_ca_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_wait(monkeypatch, "https://127.0.0.1:1/", "/absent/ca.crt", "0") == 1
+    assert run_wait(monkeypatch, "https://127.0.0.1:1/", "0", "/absent/ca.crt") == 1
     assert "/absent/ca.crt" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_an_expensive_look_is_followed_by_a_long_rest(tmp_path: Path) -> None:
 
     desk.watch(Phase("api", after(1)))
 
-    assert desk.sleeps == [2.0]
+    assert desk.sleeps == [4.0]
 
 
 def test_a_late_phase_names_the_failing_units_and_goes_on(tmp_path: Path) -> None:

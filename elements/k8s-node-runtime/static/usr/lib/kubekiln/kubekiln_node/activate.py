@@ -32,6 +32,8 @@ UNIT_DIR = "/etc/systemd/system"
 MOST_QUOTED = 160
 RELOAD = ("systemctl", "daemon-reload")
 START = ("systemctl", "start", "--no-block", TARGET)
+# It has done what it is for, and would stay in memory.
+END_CLOUD_INIT = ("systemctl", "stop", "--no-block", "cloud-init-main.service")
 
 
 def main() -> int:
@@ -75,7 +77,8 @@ def _open(
 ) -> list[str]:
     """Start the role; what went wrong."""
     # After the first time systemd has read all units while it started.
-    if not os.path.exists(root + CLOUD_INIT_OFF):
+    first_time = not os.path.exists(root + CLOUD_INIT_OFF)
+    if first_time:
         problems = _run_all([RELOAD] if needs_reload(manifest) else [], run)
         if problems:
             return problems
@@ -83,7 +86,10 @@ def _open(
     # Before the start: kubekiln-report goes on from here.
     phases = {"userdata": round(started, 1), "activated": round(now(), 1)}
     _write(root, manifest, gate="open", reasons=[], phases=phases)
-    return _run_all([START], run)
+    problems = _run_all([START], run)
+    if first_time and not problems:
+        run(END_CLOUD_INIT)
+    return problems
 
 
 def needs_reload(manifest: Manifest) -> bool:

@@ -37,8 +37,11 @@ class ApiView:
         self._context: ssl.SSLContext | None = None
 
     def is_serving(self) -> bool:
-        """Ask whether the server itself says that it is ready."""
-        return self._get("/readyz").status == 200
+        """Ask whether it answers this node, which needs no RBAC rule to ask for itself.
+
+        Not /readyz: until the server's own rules are there it tells a node nothing of its health.
+        """
+        return self._get(self._node_path).status in (200, 404)
 
     def has_node(self) -> bool:
         """Ask whether this node's kubelet has registered it since the machine booted."""

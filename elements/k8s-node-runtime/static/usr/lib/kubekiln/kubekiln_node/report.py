@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MANIFEST_PATH = "/etc/kubekiln/node.json"
 QUICKEST_S = 0.2
-SLOWEST_S = 2.0
+SLOWEST_S = 4.0
 # A look costs CPU that an emulated machine needs for the boot itself: look for 1/9 of the time.
 REST_PER_LOOK = 8
 
