@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from kubekiln.process import Command, end, run, spawn
-from pipeline.targets.qemu import choose_accelerator
+from pipeline.targets.qemu import KERNEL_ARGUMENTS_KEY, choose_accelerator
 from tests.support.waiting import until
 
 OVMF = "/usr/share/ovmf/OVMF.fd"
@@ -32,6 +33,7 @@ def test_the_kernel_finds_its_root_and_starts_systemd(
         Command(
             ["qemu-system-x86_64", "-machine", machine, *choose_accelerator(1).arguments, *firmware,
              "-m", "1024", "-nodefaults", "-display", "none", "-serial", f"file:{console}",
+             "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}=loglevel=7 kubekiln.probe",
              "-drive", f"file={disk},if=virtio,cache=unsafe"]
         )
     )  # fmt: skip
@@ -45,6 +47,7 @@ def test_the_kernel_finds_its_root_and_starts_systemd(
         qemu.wait()
 
     assert "Welcome to " in said(console)
+    assert re.search(r"Command line: .* console=ttyS0.* loglevel=7 kubekiln\.probe", said(console))
     assert ("BdsDxe: starting Boot" in said(console)) == (proof == "UEFI")
 
 
