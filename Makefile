@@ -58,7 +58,7 @@ type: setup ## mypy --strict
 	@$(BIN)/mypy
 
 fast: setup ## unit, golden, element and house tests; no network, no root
-	@$(PYTEST) -q tests/unit tests/golden tests/elements tests/house
+	@$(PYTEST) -q --timeout 120 tests/unit tests/golden tests/elements tests/house
 
 check: lint type fast ## lint + types + fast tests
 
