@@ -72,8 +72,12 @@ def identity(
     *,
     organization: str | None = None,
     serves_loopback: bool = False,
+    own_api: bool = False,
 ) -> tuple[NodeFile, ...]:
     """Give a component its certificate, its key, and the kubeconfig that names both files.
+
+    With `own_api` it talks to the API server of its own machine only: when that is down, its
+    namesake on another master takes over.
 
     Files instead of embedded data: base64 of base64 doesn't compress, and the payload is small.
     """
@@ -81,21 +85,22 @@ def identity(
         context, use, common_name, organization=organization, serves_loopback=serves_loopback
     )
     path = f"{PKI_DIR}/{use}"
-    return (*leaf_files(context, spec, path), kubeconfig_file(context, use, path))
+    server = context.own_api_url if own_api else context.api_url
+    return (*leaf_files(context, spec, path), kubeconfig_file(context, use, path, server=server))
 
 
-def kubeconfig_file(context: Context, use: str, pair_path: str) -> NodeFile:
+def kubeconfig_file(context: Context, use: str, pair_path: str, *, server: str) -> NodeFile:
     """Write /etc/kubernetes/<use>.conf for the pair of files at `pair_path`."""
     view: Mapping[str, str] = {
         "ca": CA_PATH,
         "cluster": context.cluster.name,
         "pair": pair_path,
-        "server": context.api_url,
+        "server": server,
         "user": use,
     }
     return from_template(
         f"/etc/kubernetes/{use}.conf",
         view,
-        keys=("name", "api.port"),
+        keys=("name", "api.port", "api.local_port"),
         template="/etc/kubernetes/kubeconfig",
     )

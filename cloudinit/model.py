@@ -19,7 +19,7 @@ from kubekiln.config import CIDR, IPNetwork, Model, Version, invalid
 _LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _DOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
-RoleName = Literal["single"]
+RoleName = Literal["single", "master", "etcd", "worker", "lb"]
 DatasourceName = Literal[
     "nocloud", "ec2", "linode", "hetzner", "cloudstack", "openstack", "azure", "vsphere", "gce"
 ]
@@ -108,6 +108,12 @@ class Api(Model):
     """TCP port on the nodes that serve the API."""
     host_port: int = Field(default=6443, ge=1024, le=65535)
     """TCP port on this host's loopback that a local target (qemu, nspawn) forwards to the API."""
+    local_port: int = Field(default=7443, ge=1024, le=65535)
+    """TCP port on each node's loopback where its balancer leads to a master that is ready."""
+    vip: Address | None = None
+    """Virtual address in `network.node_cidr` that a live master (or `lb` node) always has."""
+    vrrp_id: int = Field(default=64, ge=1, le=255)
+    """VRRP router ID of `vip`: another one for each such address of a network."""
     extra_sans: tuple[str, ...] = ()
     """More names and addresses by which clients reach the API (balancers, public names)."""
 
@@ -140,6 +146,8 @@ class Kubelet(Model):
     reserved_disk_mib: int = Field(default=1024, ge=0)
     """Free disk, in MiB, below which pods are evicted: absolute, as a share of a large shared
     disk would evict for no reason."""
+    pods_on_masters: bool | None = None
+    """Whether ordinary pods may run on masters; if not given, only where there is no worker."""
     reserved_memory_mib: int = Field(default=100, ge=0)
     """Free memory, in MiB, below which pods are evicted."""
 
@@ -150,7 +158,8 @@ class Node(Model):
     name: Label
     """Host name and Kubernetes node name."""
     role: RoleName
-    """What runs on it; `single` is a whole cluster on one machine."""
+    """What runs on it. `single`: a whole cluster. `master`: the control plane, and etcd unless there
+    are nodes of role `etcd`. `worker`: pods. `lb`: a balancer before the masters."""
     address: Address
     """Its address in `network.node_cidr`, without prefix length."""
     mac: str | None = Field(default=None, pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")
@@ -163,6 +172,16 @@ class Node(Model):
     """Disk in GiB, where a target makes the machine; the image's root grows to it."""
     labels: dict[str, str] = {}
     """More labels of the Kubernetes node."""
+
+    @property
+    def serves_api(self) -> bool:
+        """Whether an API server runs on it."""
+        return self.role in ("single", "master")
+
+    @property
+    def runs_pods(self) -> bool:
+        """Whether it has a kubelet, and so is a node in Kubernetes' sense."""
+        return self.role in ("single", "master", "worker")
 
 
 class Cluster(Model):
@@ -192,6 +211,32 @@ class Cluster(Model):
     """Other versions of add-ons' images than those that `image` carries, by component."""
     nodes: tuple[Node, ...] = Field(min_length=1)
     """The machines."""
+
+    @property
+    def masters(self) -> tuple[Node, ...]:
+        """The nodes with an API server."""
+        return tuple(node for node in self.nodes if node.serves_api)
+
+    @property
+    def workers(self) -> tuple[Node, ...]:
+        """The nodes that only run pods."""
+        return tuple(node for node in self.nodes if node.role == "worker")
+
+    @property
+    def taints_masters(self) -> bool:
+        """Whether ordinary pods are kept off the masters."""
+        wanted = self.kubelet.pods_on_masters
+        return bool(self.workers) if wanted is None else not wanted
+
+    @property
+    def balancers(self) -> tuple[Node, ...]:
+        """The nodes that only lead to the masters."""
+        return tuple(node for node in self.nodes if node.role == "lb")
+
+    @property
+    def etcd_members(self) -> tuple[Node, ...]:
+        """The nodes with the database: those of role `etcd`, or else the masters."""
+        return tuple(node for node in self.nodes if node.role == "etcd") or self.masters
 
     def mac_of(self, node: Node) -> str:
         """Give a node's MAC address: its own, or one in QEMU's range made from its name."""

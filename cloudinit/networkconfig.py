@@ -11,7 +11,7 @@ from cloudinit.part import Context
 
 # The interface is found by its MAC address. The name is there for cloud-init's networkd renderer,
 # which writes one into [Match] in any case; parts/network.py does without from the second boot on.
-_NAME = "eth0"
+INTERFACE = "eth0"
 
 
 def render_networkconfig(context: Context) -> bytes:
@@ -19,7 +19,7 @@ def render_networkconfig(context: Context) -> bytes:
     network = context.cluster.network
     interface: dict[str, Any] = {
         "match": {"macaddress": context.cluster.mac_of(context.node)},
-        "set-name": _NAME,
+        "set-name": INTERFACE,
         "dhcp4": False,
         "dhcp6": False,
         "accept-ra": False,
@@ -32,5 +32,5 @@ def render_networkconfig(context: Context) -> bytes:
         interface["nameservers"] = {"addresses": [str(a) for a in network.nameservers]}
     if network.mtu is not None:
         interface["mtu"] = network.mtu
-    document = {"version": 2, "ethernets": {_NAME: interface}}
+    document = {"version": 2, "ethernets": {INTERFACE: interface}}
     return yaml.safe_dump(document, sort_keys=False).encode()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ _JINJA = jinja2.Environment(
     keep_trailing_newline=True,
     autoescape=False,
 )
+_COMMENT = re.compile(r"^[ \t]*#.*\n", re.MULTILINE)
 _UNIT_DIR = "/etc/systemd/system"
 
 
@@ -75,9 +77,16 @@ class Context:
         return KubernetesContract.of(self.cluster.kubernetes)
 
     @property
-    def api_url(self) -> str:
-        """Where a component on this node reaches the API."""
+    def own_api_url(self) -> str:
+        """Where the API server of this very machine is."""
         return f"https://127.0.0.1:{self.cluster.api.port}"
+
+    @property
+    def api_url(self) -> str:
+        """Where a component on this node reaches the API: on its machine's balancer if it has one."""
+        if self.node.role == "single":
+            return self.own_api_url
+        return f"https://127.0.0.1:{self.cluster.api.local_port}"
 
 
 PartFunction = Callable[[Context], Part]
@@ -96,7 +105,7 @@ def from_template(
     name = (template or path).lstrip("/")
     source = f"templates/{name}.j2"
     body = _JINJA.get_template(f"{name}.j2").render(view)
-    return NodeFile(path, (_header(path, source, keys) + body).encode(), source, keys, mode, owner)
+    return NodeFile(path, _content(path, source, keys, body), source, keys, mode, owner)
 
 
 def from_static(
@@ -105,18 +114,23 @@ def from_static(
     """Take the file that lies at `path` below templates/ as it is."""
     source = f"templates{path}"
     body = (_TEMPLATES / path.lstrip("/")).read_text()
-    return NodeFile(path, (_header(path, source, keys) + body).encode(), source, keys, mode, owner)
+    return NodeFile(path, _content(path, source, keys, body), source, keys, mode, owner)
 
 
 def unit(name: str) -> NodeFile:
     """Take a whole unit from units/; CIS 4.1.1 wants mode 0600, and systemd reads it so."""
-    content = (_UNITS / name).read_bytes()
-    return NodeFile(f"{_UNIT_DIR}/{name}", content, f"units/{name}", mode=0o600)
+    path, source = f"{_UNIT_DIR}/{name}", f"units/{name}"
+    body = (_UNITS / name).read_text()
+    return NodeFile(path, _content(path, source, (), body), source, mode=0o600)
 
 
-def _header(path: str, source: str, keys: tuple[str, ...]) -> str:
-    """Say in the file where it comes from; JSON has no comments."""
+def _content(path: str, source: str, keys: tuple[str, ...], body: str) -> bytes:
+    """Say in the file where it comes from; the reasons stay there, since payloads are small.
+
+    JSON has no comments.
+    """
     if path.endswith(".json"):
-        return ""
+        return body.encode()
     what = f"edit {', '.join(keys)}" if keys else "edit that"
-    return f"# Written by cloud-init from {source}; {what}, not this file.\n"
+    header = f"# Written by cloud-init from {source}; {what}, not this file.\n"
+    return (header + _COMMENT.sub("", body)).encode()

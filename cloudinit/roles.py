@@ -12,6 +12,7 @@ from cloudinit.parts import (
     admin,
     apiserver,
     approver,
+    balancer,
     bootstrap,
     controllers,
     etcd,
@@ -20,6 +21,7 @@ from cloudinit.parts import (
     network,
     proxy,
     trust,
+    vip,
 )
 
 ROLES: dict[RoleName, tuple[PartFunction, ...]] = {
@@ -37,6 +39,40 @@ ROLES: dict[RoleName, tuple[PartFunction, ...]] = {
         addons.render,
         approver.render,
         admin.render,
+    ),
+    "master": (
+        network.render,
+        trust.render,
+        etcd.render_stacked,
+        apiserver.render,
+        controllers.render,
+        balancer.render,
+        vip.render,
+        kubelet.render,
+        proxy.render,
+        flannel.render,
+        bootstrap.render,
+        addons.render,
+        approver.render,
+        admin.render,
+    ),
+    "etcd": (
+        network.render,
+        etcd.render,
+    ),
+    "worker": (
+        network.render,
+        trust.render,
+        balancer.render,
+        kubelet.render,
+        proxy.render,
+        flannel.render,
+    ),
+    "lb": (
+        network.render,
+        trust.render,
+        balancer.render_public,
+        vip.render,
     ),
 }
 

@@ -27,6 +27,12 @@ class Finding:
     hint: str | None = None
 
 
+# What a kubelet may set of itself beside *.node.kubernetes.io and *.kubelet.kubernetes.io (KEP-279).
+_KUBELET_LABELS = (
+    "kubernetes.io/arch", "kubernetes.io/hostname", "kubernetes.io/os",
+    "topology.kubernetes.io/region", "topology.kubernetes.io/zone",
+)  # fmt: skip
+
 Rule = Callable[[Cluster], Iterator[Finding]]
 
 
@@ -141,6 +147,86 @@ def a_single_node_is_alone(cluster: Cluster) -> Iterator[Finding]:
             )
 
 
+def labels_of_workers_are_their_own_to_set(cluster: Cluster) -> Iterator[Finding]:
+    """A kubelet may not give itself labels by which workloads are kept apart (NodeRestriction).
+
+    Masters' labels are set by the masters, with other rights.
+    https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction
+    """
+    for index, node in enumerate(cluster.nodes):
+        for key in node.labels if node.role == "worker" else ():
+            domain = key.rpartition("/")[0]
+            reserved = domain.endswith(("kubernetes.io", "k8s.io"))
+            allowed = domain.endswith(("node.kubernetes.io", "kubelet.kubernetes.io"))
+            restricted = domain.endswith("node-restriction.kubernetes.io")
+            if reserved and (restricted or not allowed) and key not in _KUBELET_LABELS:
+                yield Finding(
+                    ("nodes", index, "labels", key),
+                    f"the kubelet of {node.name} may not give itself the label {key}",
+                    "set it with `kubectl label node` once the node is there, or use another name",
+                )
+
+
+def there_is_a_control_plane(cluster: Cluster) -> Iterator[Finding]:
+    """A cluster without an API server is none."""
+    if not cluster.masters:
+        yield Finding(
+            ("nodes",),
+            "no node has role single or master",
+            "give one node (or three) role: master",
+        )
+
+
+def etcd_survives_what_it_seems_to(cluster: Cluster) -> Iterator[Finding]:
+    """An even number of members survives no more failures than one less, and more can fail.
+
+    https://etcd.io/docs/v3.6/faq/#why-an-odd-number-of-cluster-members
+    """
+    count = len(cluster.etcd_members)
+    if count > 1 and count % 2 == 0:
+        yield Finding(
+            ("nodes",),
+            f"etcd would have {count} members: they survive no more failures than {count - 1}",
+            f"take {count - 1} or {count + 1} of {cluster.etcd_members[0].role}",
+        )
+    elif count > 7:
+        yield Finding(
+            ("nodes",),
+            f"etcd would have {count} members, each of which must take every write",
+            "take 3 or 5, of role etcd, and more masters without a database",
+        )
+
+
+def the_virtual_address_is_free(cluster: Cluster) -> Iterator[Finding]:
+    """The virtual address is a host of the nodes' network and no node's own."""
+    vip, network = cluster.api.vip, cluster.network
+    if vip is None:
+        return
+    edges = (network.node_cidr.network_address, network.node_cidr.broadcast_address)
+    if vip not in network.node_cidr or vip in edges:
+        yield Finding(
+            ("api", "vip"),
+            f"vip {vip} is not a host of node_cidr {network.node_cidr}",
+            "VRRP moves it between machines of one network",
+        )
+    if vip == network.gateway or vip in {node.address for node in cluster.nodes}:
+        yield Finding(("api", "vip"), f"vip {vip} is another machine's own address")
+    if any(node.role == "single" for node in cluster.nodes):
+        yield Finding(
+            ("api", "vip"), "a single node has no use for a virtual address", "leave api.vip out"
+        )
+
+
+def ports_of_a_master_are_distinct(cluster: Cluster) -> Iterator[Finding]:
+    """The API server listens on every address of a master, its balancer on one of them."""
+    if cluster.api.local_port == cluster.api.port:
+        yield Finding(
+            ("api", "local_port"),
+            f"local_port {cluster.api.local_port} is the API's own port",
+            "the balancer of a master could not listen there",
+        )
+
+
 def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
     """Only versions whose differences we know."""
     try:
@@ -159,6 +245,11 @@ RULES: tuple[Rule, ...] = (
     addresses_are_in_the_node_network,
     nodes_are_distinct,
     a_single_node_is_alone,
+    there_is_a_control_plane,
+    labels_of_workers_are_their_own_to_set,
+    etcd_survives_what_it_seems_to,
+    the_virtual_address_is_free,
+    ports_of_a_master_are_distinct,
 )
 
 

@@ -93,17 +93,28 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
         "valid_from": valid_from,
         "valid_until": valid_until,
         "phone_home": None,
-        "report": {
-            "server": context.api_url,
-            "ca": CA_PATH,
-            "cert": f"{PKI_DIR}/kubelet.crt",
-            "key": f"{PKI_DIR}/kubelet.key",
-            "etcd": "127.0.0.1:2379",
-        },
+        "report": _questions(context),
     }
     text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
     keys = ("name", "kubernetes", "nodes.name", "nodes.role", "pki.ca_days", "pki.leaf_days")
     return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
+
+
+def _questions(context: Context) -> dict[str, str]:
+    """Give what the image's report asks to know how far the boot is."""
+    questions = {"etcd": "127.0.0.1:2379"}
+    if context.node.runs_pods:
+        questions |= {
+            "server": context.api_url,
+            "ca": CA_PATH,
+            "cert": f"{PKI_DIR}/kubelet.crt",
+            "key": f"{PKI_DIR}/kubelet.key",
+        }
+    elif context.node.role == "lb":
+        questions |= {"server": context.own_api_url, "ca": CA_PATH, "cert": "", "key": ""}
+    else:
+        questions |= {"server": ""}
+    return questions
 
 
 def _certificates_last(files: tuple[NodeFile, ...]) -> tuple[int, int]:

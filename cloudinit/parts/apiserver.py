@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cloudinit.credentials import PKI_DIR, client_spec, leaf_files
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
+from cloudinit.parts import etcd
 from cloudinit.pki import LeafSpec
 
 _ETC = "/etc/kubernetes"
@@ -24,6 +25,11 @@ def server_spec(context: Context) -> LeafSpec:
         node.address,
         cluster.network.service_ip,
     ]
+    if cluster.api.vip is not None:
+        addresses.append(cluster.api.vip)
+    for balancer in cluster.balancers:
+        names.append(balancer.name)
+        addresses.append(balancer.address)
     for extra in cluster.api.extra_sans:
         try:
             addresses.append(ip_address(extra))
@@ -50,7 +56,8 @@ def render(context: Context) -> Part:
 def _certificates(context: Context) -> tuple[NodeFile, ...]:
     state = context.state
     san_keys = (
-        "nodes.name", "nodes.address", "network.service_cidr", "network.domain", "api.extra_sans"
+        "nodes.name", "nodes.address", "nodes.role", "network.service_cidr", "network.domain",
+        "api.extra_sans", "api.vip",
     )  # fmt: skip
     to_etcd = client_spec(context, "apiserver-etcd-client", "kube-apiserver-etcd-client", ca="etcd")
     to_kubelet = client_spec(context, "apiserver-kubelet-client", "kube-apiserver-kubelet-client")
@@ -82,11 +89,12 @@ def _policies(context: Context) -> tuple[NodeFile, ...]:
         f"{_ETC}/kube-apiserver.env",
         {
             "domain": cluster.network.domain,
+            "etcd_servers": etcd.client_urls(context),
             "node_ip": context.node.address,
             "port": cluster.api.port,
             "service_cidr": cluster.network.service_cidr,
         },
-        keys=("api.port", "nodes.address", "network.service_cidr", "network.domain"),
+        keys=("api.port", "nodes.address", "nodes.role", "network.service_cidr", "network.domain"),
     )
     encryption = from_template(
         f"{_ETC}/encryption.yaml", {"key": context.state.encryption_key().reveal_text()}

@@ -18,17 +18,23 @@ def render(context: Context) -> Part:
     """
     document = {
         "kubeconfig": "/etc/kubernetes/csr-approver.conf",
-        "nodes": {node.name: [str(node.address)] for node in context.cluster.nodes},
+        "nodes": {
+            node.name: [str(node.address)] for node in context.cluster.nodes if node.runs_pods
+        },
     }
     config = NodeFile(
         CONFIG_PATH,
         (json.dumps(document, indent=1) + "\n").encode(),
         "parts/approver.py",
-        ("nodes.name", "nodes.address"),
+        ("nodes.name", "nodes.address", "nodes.role"),
         mode=0o600,
     )
     name = "kubekiln-csr-approver.service"
     return Part(
-        files=(*identity(context, "csr-approver", "kubekiln:csr-approver"), config, unit(name)),
+        files=(
+            *identity(context, "csr-approver", "kubekiln:csr-approver", own_api=True),
+            config,
+            unit(name),
+        ),
         units=(name,),
     )

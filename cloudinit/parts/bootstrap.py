@@ -21,7 +21,11 @@ def render(context: Context) -> Part:
     return Part(
         files=(
             *identity(
-                context, "super-admin", "kubernetes-super-admin", organization="system:masters"
+                context,
+                "super-admin",
+                "kubernetes-super-admin",
+                organization="system:masters",
+                own_api=True,
             ),
             from_static(f"{DIRECTORY}/00-rbac.yaml"),
             _node_manifest(context),
@@ -43,6 +47,10 @@ def _node_manifest(context: Context) -> NodeFile:
             "annotations": {"kubekiln/role": context.node.role},
         },
     }
+    if context.cluster.taints_masters:
+        # The kubelet gives its taints only to a Node that it makes itself.
+        taint = {"key": _CONTROL_PLANE_LABEL, "effect": "NoSchedule"}
+        document["spec"] = {"taints": [taint]}
     if context.node.role == "single":
         # The controller manager would give it the same part, but some seconds later; it takes note
         # of parts that are given.
@@ -52,5 +60,12 @@ def _node_manifest(context: Context) -> NodeFile:
     return from_template(
         f"{DIRECTORY}/10-node.yaml",
         {"document": yaml.safe_dump(document, sort_keys=False).rstrip()},
-        keys=("nodes.name", "nodes.labels", "network.pod_cidr", "network.node_mask"),
+        keys=(
+            "nodes.name",
+            "nodes.labels",
+            "nodes.role",
+            "kubelet.pods_on_masters",
+            "network.pod_cidr",
+            "network.node_mask",
+        ),  # fmt: skip
     )

@@ -38,14 +38,14 @@ def _identities(context: Context) -> tuple[NodeFile, ...]:
     return tuple(
         file
         for use, name in users.items()
-        for file in identity(context, use, name, serves_loopback=True)
+        for file in identity(context, use, name, serves_loopback=True, own_api=True)
     )
 
 
 def _settings(context: Context) -> tuple[NodeFile, NodeFile]:
     network = context.cluster.network
     # Electing a leader among one costs a second at start and a write every two afterwards.
-    leader_elect = str(len(context.cluster.nodes) > 1).lower()
+    leader_elect = str(len(context.cluster.masters) > 1).lower()
     environment = from_template(
         "/etc/kubernetes/controller-manager.env",
         {

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the database need? (Part: etcd on the node itself, reachable from the node only.)"""
+"""What does the database need? (Part: etcd, a member of the cluster that rendering decides.)"""
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 from cloudinit.credentials import leaf_files
+from cloudinit.model import Node
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 from cloudinit.pki import LeafSpec
 
 PKI_DIR = "/etc/etcd/pki"
 _OWNER = "etcd:etcd"
 _MIB = 1 << 20
+_CLIENT_PORT = 2379
+_PEER_PORT = 2380
+_LOOPBACK = ip_address("127.0.0.1")
 
 
 def render(context: Context) -> Part:
@@ -21,11 +25,20 @@ def render(context: Context) -> Part:
     settings = from_template(
         "/etc/etcd/etcd.env",
         {
+            "address": _address(node),
             "cluster": cluster.name,
+            "listen": [
+                f"https://{address}:{_CLIENT_PORT}"
+                for address in dict.fromkeys((_LOOPBACK, _address(node)))
+            ],
+            "members": ",".join(
+                f"{member.name}=https://{_address(member)}:{_PEER_PORT}"
+                for member in cluster.etcd_members
+            ),
             "name": node.name,
             "quota_bytes": cluster.etcd.quota_mib * _MIB,
         },
-        keys=("name", "nodes.name", "etcd.quota_mib"),
+        keys=("name", "nodes.name", "nodes.role", "nodes.address", "etcd.quota_mib"),
         mode=0o644,
     )
     ca_keys, own_keys = ("pki.algorithm", "pki.ca_days"), ("nodes.name", "nodes.address")
@@ -40,6 +53,29 @@ def render(context: Context) -> Part:
         ),
         units=("etcd.service",),
     )
+
+
+def render_stacked(context: Context) -> Part:
+    """Give etcd to a master, unless machines of their own have the database."""
+    if context.node not in context.cluster.etcd_members:
+        return Part(files=())
+    return render(context)
+
+
+def client_urls(context: Context) -> str:
+    """Say where this node's API server finds the database: its own member if it has one.
+
+    With that member gone the API server isn't ready, and its balancers take another master.
+    """
+    members = context.cluster.etcd_members
+    if context.node in members:
+        return f"https://{_LOOPBACK}:{_CLIENT_PORT}"
+    return ",".join(f"https://{_address(member)}:{_CLIENT_PORT}" for member in members)
+
+
+def _address(node: Node) -> IPv4Address:
+    """Only loopback for a single node: no other machine has a reason to talk to its database."""
+    return IPv4Address(_LOOPBACK) if node.role == "single" else node.address
 
 
 def member_spec(context: Context) -> LeafSpec:

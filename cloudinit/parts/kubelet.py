@@ -17,8 +17,14 @@ def render(context: Context) -> Part:
         keys=("network.nameservers",),
         mode=0o644,
     )
+    labels = {} if context.node.serves_api else context.node.labels
     environment = from_template(
-        "/etc/kubernetes/kubelet.env", {"node_ip": context.node.address}, keys=("nodes.address",)
+        "/etc/kubernetes/kubelet.env",
+        {
+            "labels": ",".join(f"{key}={value}" for key, value in labels.items()),
+            "node_ip": context.node.address,
+        },
+        keys=("nodes.address", "nodes.labels"),
     )
     return Part(
         files=(
@@ -41,12 +47,14 @@ def _configuration(context: Context) -> NodeFile:
         "max_pods": settings.max_pods,
         "memory": settings.reserved_memory_mib,
         "pod_pids_limit": settings.pod_pids_limit,
+        "tainted": context.node.serves_api and context.cluster.taints_masters,
     }
     keys = (
         "network.dns_ip",
         "network.domain",
         "kubelet.max_pods",
         "kubelet.pod_pids_limit",
+        "kubelet.pods_on_masters",
         "kubelet.reserved_disk_mib",
         "kubelet.reserved_memory_mib",
     )

@@ -63,7 +63,10 @@ def bring_up(
             boot(target, target_name, machine, booted)
         with step(f"Waiting for {plan.cluster.name}") as note:
             watch = Boot(
-                target, machines, lambda: ask_ready_nodes(kubectl, rendered.admin_kubeconfig)
+                target,
+                machines,
+                lambda: ask_ready_nodes(kubectl, rendered.admin_kubeconfig),
+                nodes=frozenset(node.name for node in plan.cluster.nodes if node.runs_pods),
             )
             watch.wait(timeout_s=timeout_s, note=note)
     seconds = time.monotonic() - started
@@ -93,7 +96,9 @@ def plan_machines(
     # Without a router of its own the network still needs an address for the host's side.
     gateway = cluster.network.gateway or network[-2]
     machines = []
-    for index, node in enumerate(cluster.nodes):
+    # On a balancer the way in outlives any one master.
+    door = (cluster.balancers or cluster.masters)[0]
+    for node in cluster.nodes:
         seed = seeds[node.name]
         machines.append(
             Machine(
@@ -107,8 +112,7 @@ def plan_machines(
                 address=cluster.interface_of(node),
                 gateway=gateway,
                 run_dir=project.machines_dir / cluster.name / node.name,
-                # TODO: the first node that serves the API, once there are roles that don't.
-                api_host_port=cluster.api.host_port if index == 0 else None,
+                api_host_port=cluster.api.host_port if node == door else None,
                 api_port=cluster.api.port,
                 cpus=node.cpus,
                 memory_mib=node.memory_mib,

@@ -32,6 +32,8 @@ class Boot:
     machines: Sequence[Machine]
     ready_nodes: Callable[[], frozenset[str]]
     """Asks the API which nodes are Ready; empty while it doesn't answer."""
+    nodes: frozenset[str]
+    """The machines that are to become nodes: those of some roles run no pods."""
     shown: set[tuple[str, str, float]] = field(default_factory=set)
     asked: float = 0.0
     ready: frozenset[str] = frozenset()
@@ -72,16 +74,16 @@ class Boot:
 
     def _is_up(self, statuses: dict[str, MachineStatus]) -> bool:
         reports = [status.report for status in statuses.values()]
-        early = not all(report.has("ready") for report in reports)
+        early = not all(statuses[name].report.has("ready") for name in self.nodes)
         now = time.monotonic()
         if not self.asked:
             self.asked = now
         if now - self.asked >= (_ASK_EARLY_S if early else _ASK_S) or not (early or self.ready):
             self.asked, self.ready = now, self.ready_nodes()
-        return self.ready >= set(statuses) and all(report.complete for report in reports)
+        return self.ready >= self.nodes and all(report.complete for report in reports)
 
     def _too_late(self, statuses: dict[str, MachineStatus], timeout_s: float) -> KubekilnError:
-        late = [m for m in self.machines if m.name not in self.ready]
+        late = [m for m in self.machines if m.name in self.nodes - self.ready]
         machine = (late or [m for m in self.machines if not statuses[m.name].report.complete])[0]
         report = statuses[machine.name].report
         state = "not Ready" if late else "Ready, but its boot is not complete,"

@@ -74,7 +74,8 @@ def test_changed_user_data_keeps_the_gate_closed_and_says_why(
     target.boot(corrupt)
 
     with pytest.raises(KubekilnError) as refused:
-        Boot(target, [corrupt], frozenset).wait(timeout_s=BOOT_S, note=lambda _text: None)
+        watch = Boot(target, [corrupt], frozenset, frozenset({corrupt.name}))
+        watch.wait(timeout_s=BOOT_S, note=lambda _text: None)
 
     assert "refuses its user-data" in str(refused.value)
     assert path in str(refused.value)

@@ -254,7 +254,7 @@ def test_every_program_is_executable_and_names_its_interpreter() -> None:
     for path in PROGRAMS:
         assert os.access(path, os.X_OK), path
         first = path.read_text().splitlines()[0]
-        assert re.fullmatch(r"#!(/bin/sh|/usr/bin/python3 -EsS?)", first), path
+        assert re.fullmatch(r"#!(/bin/sh|/bin/bash|/usr/bin/python3 -EsS?)", first), path
 
 
 def test_the_preset_enables_what_can_be_enabled() -> None:

@@ -72,4 +72,4 @@ def test_an_unknown_cluster_is_named_with_those_there_are(project_dir: Path) -> 
     with pytest.raises(ConfigError, match="no cluster named 'nosuch'") as error:
         run("validate", "nosuch")
 
-    assert "lab, solo" in str(error.value)
+    assert "ha-stacked, lab, single-master, solo" in str(error.value)

@@ -17,6 +17,17 @@ def node(**changes: Any) -> dict[str, Any]:
     return {"name": "lab-2", "role": "single", "address": "10.80.0.12", **changes}
 
 
+def masters(*roles: str, **changes: Any) -> dict[str, Any]:
+    """A cluster of as many masters as one needs, and nodes of other roles."""
+    return {
+        "nodes": [
+            {"name": f"n-{index}", "role": role, "address": f"10.80.0.{20 + index}"}
+            for index, role in enumerate(roles)
+        ],
+        **changes,
+    }
+
+
 TWO = [*cluster_data()["nodes"], node()]
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "pods overlap nodes": ({"network": {"pod_cidr": "10.80.0.0/16"}}, "pod_cidr 10.80.0.0/16 over"),
@@ -55,6 +66,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "pod network too small": (
         {"network": {"pod_cidr": "10.244.0.0/25", "node_mask": 24}},
         "node_mask 24 is larger than the whole pod_cidr",
+    ),
+    "no master": (masters("worker", "lb"), "no node has role single or master"),
+    "two members": (masters("master", "master"), "etcd would have 2 members"),
+    "nine members": (masters("master", *["etcd"] * 9), "each of which must take every write"),
+    "address elsewhere": (masters("master", api={"vip": "10.9.0.9"}), "vip 10.9.0.9 is not a host"),
+    "a node's address": (masters("master", api={"vip": "10.80.0.20"}), "machine's own address"),
+    "an address for one": ({"api": {"vip": "10.80.0.9"}}, "a single node has no use"),
+    "one port for two": (masters("master", api={"local_port": 6443}), "the API's own port"),
+    "a label of others": (
+        {
+            "nodes": [
+                *masters("master")["nodes"],
+                node(role="worker", labels={"node-role.kubernetes.io/worker": ""}),
+            ]
+        },
+        "may not give itself the label node-role.kubernetes.io/worker",
     ),
     "pods too many": ({"kubelet": {"max_pods": 500}}, "more than the 253 addresses"),
 }
@@ -101,6 +128,30 @@ def test_every_rule_has_nothing_against_a_good_cluster_and_something_against_a_b
             continue
         fired |= {rule.__name__ for rule in RULES if list(rule(cluster))}
     assert fired == {rule.__name__ for rule in RULES}
+
+
+def test_a_worker_may_have_labels_of_its_own_and_of_where_it_is(tmp_path: Path) -> None:
+    labels = {"disk": "ssd", "topology.kubernetes.io/zone": "z1", "example.com/rack": "7"}
+    nodes = [*masters("master")["nodes"], node(role="worker", labels=labels)]
+
+    assert findings(make_cluster(nodes=nodes)) == []
+
+
+@pytest.mark.parametrize(
+    ("roles", "members"),
+    [
+        (["single"], "n-0"),
+        (["master"] * 3 + ["worker"], "n-0 n-1 n-2"),
+        (["master"] * 2 + ["etcd"] * 3 + ["lb"], "n-2 n-3 n-4"),
+    ],
+)
+def test_the_database_is_on_machines_of_its_own_or_on_the_masters(
+    roles: list[str], members: str
+) -> None:
+    cluster = make_cluster(**masters(*roles))
+
+    assert findings(cluster) == []
+    assert " ".join(member.name for member in cluster.etcd_members) == members
 
 
 def test_a_cluster_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:

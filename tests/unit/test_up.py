@@ -50,7 +50,7 @@ class FakeTarget:
 
 
 def boot_of(target: FakeTarget, machine: Machine, answers: Iterator[frozenset[str]]) -> Boot:
-    return Boot(target, [machine], lambda: next(answers))
+    return Boot(target, [machine], lambda: next(answers), frozenset({machine.name}))
 
 
 def quiet(_text: str) -> None: ...

@@ -104,7 +104,8 @@ def phases_of(manifest: Manifest) -> list[Phase]:
         phases.append(Phase("containerd", lambda: accepts_unix(CONTAINERD_SOCKET)))
     if "etcd.service" in units:
         phases.append(Phase("etcd", lambda: accepts_tcp(str(manifest.report["etcd"]))))
-    phases.append(Phase("api", api.is_serving))
+    if manifest.report["server"]:
+        phases.append(Phase("api", api.is_serving))
     if "kubelet.service" in units:
         phases += [Phase("registered", api.has_node), Phase("ready", api.is_node_ready)]
     if ADDONS_UNIT in units:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does a node reach a master that is ready? (Part: haproxy on the node's own loopback.)
+
+Not a Service of Kubernetes: those need a kubelet and a kube-proxy that have found a master already.
+"""
+
+from __future__ import annotations
+
+from cloudinit.model import Cluster, Node
+from cloudinit.part import Context, NodeFile, Part, from_template, unit
+from cloudinit.parts import vip
+
+UNIT = "haproxy.service"
+HEALTH_PORT = 7444
+# Each node asks each master: as many questions a second reach a master as it has nodes. 200 of
+# them, a TLS handshake of P-256 each, are some percent of one CPU.
+_QUESTIONS_PER_S = 200
+_LONGEST_INTERVAL_S = 10
+
+
+def check_interval_s(cluster: Cluster) -> int:
+    """Give the seconds between two questions of one node to one master."""
+    return min(max(1, -(-len(cluster.nodes) // _QUESTIONS_PER_S)), _LONGEST_INTERVAL_S)
+
+
+def render(context: Context) -> Part:
+    """Give a balancer on loopback, before which a master's own API server comes first."""
+    return _part(context, bind=f"127.0.0.1:{context.cluster.api.local_port}")
+
+
+def render_public(context: Context) -> Part:
+    """Give a balancer for other machines, on all addresses of one of role `lb`."""
+    return _part(context, bind=f":{context.cluster.api.port}")
+
+
+def _part(context: Context, *, bind: str) -> Part:
+    return Part(files=(_settings(context, bind), unit(UNIT)), units=(UNIT,))
+
+
+def _settings(context: Context, bind: str) -> NodeFile:
+    cluster, own = context.cluster, context.node
+    # Everybody's first choice is another one, or the first master would serve all.
+    masters = sorted(cluster.masters, key=lambda master: master != own)
+    view = {
+        "bind": bind,
+        "first_only": own in cluster.masters,
+        "health_port": HEALTH_PORT,
+        "interval_s": check_interval_s(cluster),
+        "servers": [(m.name, _address(m, own), cluster.api.port) for m in masters],
+        "watched": vip.is_holder(cluster, own),
+    }
+    keys = ("api.port", "api.local_port", "api.vip", "nodes.name", "nodes.address", "nodes.role")
+    return from_template("/etc/haproxy/haproxy.cfg", view, keys=keys, mode=0o644)
+
+
+def _address(master: Node, own: Node) -> str:
+    return "127.0.0.1" if master == own else str(master.address)
