@@ -11,6 +11,7 @@ from cloudinit.part import Context, NodeFile, Part, from_template, unit
 from cloudinit.parts import vip
 
 UNIT = "haproxy.service"
+WAIT_UNIT = "kubekiln-balancer.service"
 HEALTH_PORT = 7444
 # Each node asks each master: as many questions a second reach a master as it has nodes. 200 of
 # them, a TLS handshake of P-256 each, are some percent of one CPU.
@@ -24,17 +25,20 @@ def check_interval_s(cluster: Cluster) -> int:
 
 
 def render(context: Context) -> Part:
-    """Give a balancer on loopback, before which a master's own API server comes first."""
-    return _part(context, bind=f"127.0.0.1:{context.cluster.api.local_port}")
+    """Give a balancer on loopback, to which a master's own API server comes first."""
+    address = f"127.0.0.1:{context.cluster.api.local_port}"
+    view, keys = {"address": address}, ("api.local_port",)
+    environment = from_template("/etc/haproxy/balancer.env", view, keys=keys, mode=0o644)
+    return Part(
+        files=(_settings(context, address), environment, unit(UNIT), unit(WAIT_UNIT)),
+        units=(UNIT, WAIT_UNIT),
+    )
 
 
 def render_public(context: Context) -> Part:
     """Give a balancer for other machines, on all addresses of one of role `lb`."""
-    return _part(context, bind=f":{context.cluster.api.port}")
-
-
-def _part(context: Context, *, bind: str) -> Part:
-    return Part(files=(_settings(context, bind), unit(UNIT)), units=(UNIT,))
+    settings = _settings(context, f":{context.cluster.api.port}")
+    return Part(files=(settings, unit(UNIT)), units=(UNIT,))
 
 
 def _settings(context: Context, bind: str) -> NodeFile:

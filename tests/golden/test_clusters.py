@@ -23,20 +23,23 @@ from cloudinit.state import State
 from cloudinit.userdata import MANIFEST_PATH
 from tests.support.clusters import NOW, make_project
 
-GOLDEN = Path(__file__).parent / "solo"
+HERE = Path(__file__).parent
+# Each example that the project comes with; of several nodes of one role the first.
+CLUSTERS = ("ha-external", "ha-stacked", "single-master", "solo")
 _KEY = re.compile(r"-----BEGIN (\w+) PRIVATE KEY-----.*?-----END \1 PRIVATE KEY-----\n", re.DOTALL)
 
 
-def test_solo_is_as_it_was(tmp_path: Path, golden_update: bool) -> None:
-    rendered = render_tree(tmp_path)
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_cluster_is_as_it_was(name: str, tmp_path: Path, golden_update: bool) -> None:
+    rendered, golden = render_tree(tmp_path, name), HERE / name
     if golden_update:
-        shutil.rmtree(GOLDEN, ignore_errors=True)
+        shutil.rmtree(golden, ignore_errors=True)
         for path, text in rendered.items():
-            target = GOLDEN / path
+            target = golden / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
-        pytest.fail(f"rewrote {len(rendered)} files below {GOLDEN.name}: look at the difference")
-    stored = {str(p.relative_to(GOLDEN)): p.read_text() for p in GOLDEN.rglob("*") if p.is_file()}
+        pytest.fail(f"rewrote {len(rendered)} files below {golden.name}: look at the difference")
+    stored = {str(p.relative_to(golden)): p.read_text() for p in golden.rglob("*") if p.is_file()}
 
     assert len(stored) > 60
     assert sorted(rendered) == sorted(stored)
@@ -44,9 +47,16 @@ def test_solo_is_as_it_was(tmp_path: Path, golden_update: bool) -> None:
         assert text == stored[path], f"{path} differs; `make golden` rewrites"
 
 
-def test_every_structured_file_parses(tmp_path: Path) -> None:
+def test_every_example_has_its_golden_files() -> None:
+    examples = (HERE.parents[1] / "configs" / "clusters").glob("*.yaml")
+
+    assert sorted(path.stem for path in examples) == sorted(CLUSTERS)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_every_structured_file_parses(name: str, tmp_path: Path) -> None:
     parsed = 0
-    for path, text in render_tree(tmp_path).items():
+    for path, text in render_tree(tmp_path, name).items():
         if path.endswith((".yaml", ".conf")) and "kubernetes" in path and "resolv" not in path:
             assert all(isinstance(d, dict) for d in yaml.safe_load_all(text)), path
             parsed += 1
@@ -56,12 +66,15 @@ def test_every_structured_file_parses(tmp_path: Path) -> None:
     assert parsed >= 18
 
 
-def render_tree(root: Path) -> dict[str, str]:
+def render_tree(root: Path, name: str) -> dict[str, str]:
     project = make_project(root)
-    cluster = load_cluster("solo", project)
+    cluster = load_cluster(name, project)
     state = State.open(root / "state", cluster=cluster.name, config=cluster.pki, now=NOW)
-    tree = {}
+    tree, shown = {}, set()
     for payload in render_payloads(cluster, state=state, project=project):
+        if payload.context.node.role in shown:
+            continue
+        shown.add(payload.context.node.role)
         name = payload.context.node.name
         tree[f"{name}/FILES"] = listing(payload.files)
         tree[f"{name}/network-config"] = payload.seed["network-config"].decode()
