@@ -27,7 +27,7 @@ def _manifest(context: Context, addon: Addon) -> NodeFile:
         "dns_ip": str(network.cluster_dns),
         "domain": network.domain,
         "nameservers": [str(address) for address in network.nameservers],
-        "nodes": len(context.cluster.nodes),
+        "nodes": sum(node.runs_pods for node in context.cluster.nodes),
         "pod_cidr": str(network.pod_cidr),
         "service_cidr": str(network.service_cidr),
         "versions": context.versions,

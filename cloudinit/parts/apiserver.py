@@ -62,7 +62,11 @@ def _certificates(context: Context) -> tuple[NodeFile, ...]:
     to_etcd = client_spec(context, "apiserver-etcd-client", "kube-apiserver-etcd-client", ca="etcd")
     to_kubelet = client_spec(context, "apiserver-kubelet-client", "kube-apiserver-kubelet-client")
     aggregation = client_spec(context, "front-proxy-client", "front-proxy-client", ca="front-proxy")
+    ca_keys = ("pki.algorithm", "pki.ca_days")
+    # A member of etcd brings its authority itself.
+    of_etcd = () if context.node in context.cluster.etcd_members else (etcd.authority(context),)
     return (
+        *of_etcd,
         *leaf_files(context, server_spec(context), f"{PKI_DIR}/apiserver", keys=san_keys),
         *leaf_files(context, to_etcd, f"{PKI_DIR}/apiserver-etcd-client"),
         *leaf_files(context, to_kubelet, f"{PKI_DIR}/apiserver-kubelet-client"),
@@ -71,7 +75,7 @@ def _certificates(context: Context) -> tuple[NodeFile, ...]:
             f"{PKI_DIR}/front-proxy-ca.crt",
             state.authority("front-proxy").certificate,
             "state: authority front-proxy",
-            ("pki.algorithm", "pki.ca_days"),
+            ca_keys,
         ),
         NodeFile(
             f"{PKI_DIR}/sa.key",

@@ -21,7 +21,6 @@ _LOOPBACK = ip_address("127.0.0.1")
 def render(context: Context) -> Part:
     """Give etcd, its certificate and its settings."""
     cluster, node = context.cluster, context.node
-    authority = context.state.authority("etcd").certificate
     settings = from_template(
         "/etc/etcd/etcd.env",
         {
@@ -41,10 +40,10 @@ def render(context: Context) -> Part:
         keys=("name", "nodes.name", "nodes.role", "nodes.address", "etcd.quota_mib"),
         mode=0o644,
     )
-    ca_keys, own_keys = ("pki.algorithm", "pki.ca_days"), ("nodes.name", "nodes.address")
+    own_keys = ("nodes.name", "nodes.address")
     return Part(
         files=(
-            NodeFile(f"{PKI_DIR}/ca.crt", authority, "state: authority etcd", ca_keys),
+            authority(context),
             *leaf_files(
                 context, member_spec(context), f"{PKI_DIR}/etcd", keys=own_keys, owner=_OWNER
             ),
@@ -53,6 +52,13 @@ def render(context: Context) -> Part:
         ),
         units=("etcd.service",),
     )
+
+
+def authority(context: Context) -> NodeFile:
+    """Give the certificate that both ends of a connection to the database are verified against."""
+    certificate = context.state.authority("etcd").certificate
+    keys = ("pki.algorithm", "pki.ca_days")
+    return NodeFile(f"{PKI_DIR}/ca.crt", certificate, "state: authority etcd", keys)
 
 
 def render_stacked(context: Context) -> Part:

@@ -13,6 +13,7 @@ import yaml
 from cloudinit.model import Cluster, Pki
 from cloudinit.part import NodeFile
 from cloudinit.render import RenderedCluster, render_cluster, render_payloads
+from cloudinit.rules import load_cluster
 from cloudinit.state import State
 from kubekiln.paths import Project
 
@@ -61,6 +62,17 @@ def render_files(root: Path, **changes: Any) -> dict[str, NodeFile]:
     state = State.open(root / "state" / "lab", cluster="lab", config=cluster.pki, now=NOW)
     payload = render_payloads(cluster, state=state, project=project)[0]
     return {file.path: file for file in payload.files}
+
+
+def render_example(root: Path, name: str) -> dict[str, dict[str, NodeFile]]:
+    """Render an example of configs/clusters in memory and give each node's files by path."""
+    project = make_project(root)
+    cluster = load_cluster(name, project)
+    state = State.open(root / "state" / name, cluster=name, config=cluster.pki, now=NOW)
+    return {
+        payload.context.node.name: {file.path: file for file in payload.files}
+        for payload in render_payloads(cluster, state=state, project=project)
+    }
 
 
 def render(root: Path, *, now: datetime = NOW, **changes: Any) -> RenderedCluster:
