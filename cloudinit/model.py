@@ -158,8 +158,8 @@ class Node(Model):
     name: Label
     """Host name and Kubernetes node name."""
     role: RoleName
-    """What runs on it. `single`: a whole cluster. `master`: the control plane, and etcd unless there
-    are nodes of role `etcd`. `worker`: pods. `lb`: a balancer before the masters."""
+    """What runs on it. `single`: a whole cluster. `master`: the control plane, and etcd unless
+    there are nodes of role `etcd`. `worker`: pods. `lb`: a balancer before the masters."""
     address: Address
     """Its address in `network.node_cidr`, without prefix length."""
     mac: str | None = Field(default=None, pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")

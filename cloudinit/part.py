@@ -83,7 +83,7 @@ class Context:
 
     @property
     def api_url(self) -> str:
-        """Where a component on this node reaches the API: on its machine's balancer if it has one."""
+        """Where a component on this node reaches the API: its own balancer, if it has one."""
         if self.node.role == "single":
             return self.own_api_url
         return f"https://127.0.0.1:{self.cluster.api.local_port}"

@@ -27,7 +27,7 @@ class Finding:
     hint: str | None = None
 
 
-# What a kubelet may set of itself beside *.node.kubernetes.io and *.kubelet.kubernetes.io (KEP-279).
+# What a kubelet may set of itself beside *.node.kubernetes.io, *.kubelet.kubernetes.io (KEP-279).
 _KUBELET_LABELS = (
     "kubernetes.io/arch", "kubernetes.io/hostname", "kubernetes.io/os",
     "topology.kubernetes.io/region", "topology.kubernetes.io/zone",

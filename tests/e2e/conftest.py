@@ -61,6 +61,13 @@ class Lab:
         path = self.project.configs_dir / "clusters" / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False))
 
+    def set_host_port(self, name: str, port: int) -> None:
+        """Let an example's API have another port of this host."""
+        path = self.project.configs_dir / "clusters" / f"{name}.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["api"]["host_port"] = port
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+
     def machine(self, cluster: str) -> tuple[Target, Machine]:
         """The one machine of a cluster that runs."""
         record = read_record(self.project.machines_dir / cluster / f"{cluster}-1")

@@ -82,6 +82,23 @@ def test_a_server_that_knows_no_such_node_yet_serves(
         assert not seen.has_node()
 
 
+def test_a_machine_without_a_certificate_asks_for_the_servers_health(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    statuses = iter([403, 200])
+
+    def answer(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        send_json(handler, next(statuses) if handler.path == "/readyz" else 404, {})
+
+    with serving(answer, certificates) as url:
+        report = {"server": url, "ca": str(certificates.ca), "cert": "", "key": ""}
+        path = tmp_path / "node.json"
+        path.write_text(json.dumps(sample_manifest(report=report)))
+        seen = ApiView(read_manifest(str(path)), "b-2")
+
+        assert [seen.is_serving(), seen.is_serving()] == [False, True]
+
+
 def test_a_node_that_was_ready_before_the_reboot_is_not_ready(
     tmp_path: Path, certificates: Certificates
 ) -> None:

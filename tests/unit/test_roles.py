@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 import yaml
@@ -112,8 +111,8 @@ def test_nobody_but_a_master_holds_a_secret_that_is_not_its_own(
 
 
 @pytest.mark.parametrize(
-    "path", [f"{PKI}/ca.key", f"{PKI}/sa.key", f"{PKI}/admin.key", "/etc/kubernetes/encryption.yaml",
-             f"{PKI}/kubelet.key", "/etc/etcd/pki/etcd.key"]
+    "path", [f"{PKI}/ca.key", f"{PKI}/sa.key", f"{PKI}/admin.key", f"{PKI}/kubelet.key",
+             "/etc/kubernetes/encryption.yaml", "/etc/etcd/pki/etcd.key"]
 )  # fmt: skip
 def test_the_search_finds_what_is_planted(examples: Rendered, path: str) -> None:
     cluster = examples["ha-stacked"]

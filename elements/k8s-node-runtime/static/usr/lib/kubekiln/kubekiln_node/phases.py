@@ -39,8 +39,11 @@ class ApiView:
     def is_serving(self) -> bool:
         """Ask whether it answers this node, which needs no RBAC rule to ask for itself.
 
-        Not /readyz: until the server's own rules are there it tells a node nothing of its health.
+        Not /readyz: until the server's own rules are there it tells a node nothing of its health. A
+        machine that is no node asks for that, as anybody may.
         """
+        if not self._report["cert"]:
+            return self._get("/readyz").status == 200
         return self._get(self._node_path).status in (200, 404)
 
     def has_node(self) -> bool:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do tests boot a cluster's machines one by one, and cut one off?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubekiln.operations.kubectl import pinned_kubectl
+from kubekiln.operations.prepare import Plan, bake_image, load, render
+from kubekiln.operations.up import boot, plan_machines
+from kubekiln.operations.wait import ask_ready_nodes
+from kubekiln.paths import Project
+from kubekiln.process import Command, Result, run
+from pipeline.targets.console import read_console
+from pipeline.targets.machine import Machine
+from pipeline.targets.nspawn import NspawnTarget
+from tests.support.waiting import until
+
+READY_S = 300.0
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A cluster's container machines, none of which boots by itself."""
+
+    plan: Plan
+    machines: Mapping[str, Machine]
+    kubeconfig: Path
+    program: Path
+    target: NspawnTarget
+
+    def boot(self, names: Iterable[str]) -> None:
+        """Boot machines in this order."""
+        for name in names:
+            boot(self.target, "nspawn", self.machines[name], [])
+
+    def cut_off(self, *names: str) -> None:
+        """End machines as a power cut does."""
+        for name in names:
+            self.target.stop(self.machines[name], graceful=False)
+
+    def wait_ready(self, names: Iterable[str] | None = None) -> None:
+        """Wait until these (or all) nodes are Ready."""
+        wanted = set(names or self.nodes)
+        until(
+            lambda: self.ready_nodes() >= wanted,
+            what=f"{', '.join(sorted(wanted))} Ready",
+            timeout_s=READY_S,
+        )
+
+    def ready_nodes(self) -> frozenset[str]:
+        """Ask the API which nodes are Ready; none if it does not answer."""
+        return ask_ready_nodes(self.program, self.kubeconfig)
+
+    @property
+    def nodes(self) -> list[str]:
+        """The machines with a kubelet."""
+        return [node.name for node in self.plan.cluster.nodes if node.runs_pods]
+
+    def names(self, *roles: str) -> list[str]:
+        """The machines of some roles."""
+        return [node.name for node in self.plan.cluster.nodes if node.role in roles]
+
+    def kubectl(self, *arguments: str, check: bool = True) -> Result:
+        """Run the pinned kubectl as the cluster's administrator."""
+        return run(
+            Command(
+                [self.program, f"--kubeconfig={self.kubeconfig}", *arguments], timeout_s=READY_S
+            ),
+            check=check,
+        )
+
+    def inside(
+        self, name: str, *command: str, check: bool = True, stdin: bytes | None = None
+    ) -> Result:
+        """Run a command in a machine, as its root."""
+        enter = ["nsenter", "--all", f"--target={self.pid(name)}"]
+        return run(Command([*enter, *command], stdin=stdin, timeout_s=120), check=check)
+
+    def pid(self, name: str) -> int:
+        """Give a machine's first process, which is there a moment after it was booted."""
+        found: list[int] = []
+
+        def look() -> bool:
+            pid = self.target.status(self.machines[name]).pid
+            found[:] = [] if pid is None else [pid]
+            return bool(found)
+
+        until(look, what=f"{name} runs", timeout_s=30)
+        return found[0]
+
+    def console(self, name: str) -> str:
+        """Read what a machine said."""
+        return self.machines[name].console_log.read_text(errors="replace")
+
+    def is_complete(self, name: str) -> bool:
+        """Tell whether a machine has reported its boot as complete."""
+        return read_console(self.machines[name].console_log).complete
+
+    def pods(self, selector: str) -> list[tuple[str, str, str]]:
+        """List (name, address, node) of running pods."""
+        said = self.kubectl("get", "pods", "-n=e2e", f"--selector={selector}", "--output=json")
+        return [
+            (item["metadata"]["name"], item["status"]["podIP"], item["spec"]["nodeName"])
+            for item in json.loads(said.stdout)["items"]
+        ]
+
+
+@contextmanager
+def fleet(project: Project, name: str) -> Iterator[Fleet]:
+    """Prepare a cluster's machines; whatever was booted is gone when the block ends."""
+    plan = load(project, name)
+    image = bake_image(project, plan)
+    rendered = render(project, plan)
+    machines = plan_machines(project, plan.cluster, rendered, image)
+    kubectl = pinned_kubectl(project, image=plan.cluster.image, version=plan.cluster.kubernetes)
+    target = NspawnTarget()
+    try:
+        yield Fleet(plan, {m.name: m for m in machines}, rendered.admin_kubeconfig, kubectl, target)
+    finally:
+        for machine in machines:
+            target.destroy(machine)
