@@ -171,4 +171,4 @@ def test_after_a_power_cut_of_all_everything_is_there_again(ha: Fleet) -> None:
     ha.wait_ready()
     kept = ha.kubectl("get", "configmap", "kept", "--output=jsonpath={.data.k}").text
     assert kept == "v"
-    ha.kubectl("rollout", "status", "daemonset/net", "-n=e2e", "--timeout=180s")
+    ha.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=180s")
