@@ -58,10 +58,10 @@ else:
 class Flannel(Model):
     """How pods of different nodes reach each other."""
 
-    backend: Literal["vxlan"] = "vxlan"
-    """Encapsulation between nodes."""
-    port: int = Field(default=8472, ge=1, le=65535)
-    """UDP port of the encapsulation; 8472 is what the kernel takes when nothing is said."""
+    backend: Literal["vxlan", "host-gw"] = "vxlan"
+    """Encapsulation between nodes, or none (`host-gw`): routes to each other, in one network."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """UDP port of the encapsulation; VXLAN's is 8472, what the kernel takes if nothing is said."""
     mtu: int | None = Field(default=None, ge=576, le=65535)
     """MTU of the pod network in bytes; if not given, that of the node's interface less overhead."""
 

@@ -101,6 +101,17 @@ def service_network_is_usable(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
+def flannel_is_told_what_it_uses(cluster: Cluster) -> Iterator[Finding]:
+    """A backend without encapsulation has no port."""
+    flannel = cluster.network.flannel
+    if flannel.backend == "host-gw" and flannel.port is not None:
+        yield Finding(
+            ("network", "flannel", "port"),
+            f"port {flannel.port} is given, but host-gw wraps no packets",
+            "leave it out, or take backend: vxlan",
+        )
+
+
 def addresses_are_in_the_node_network(cluster: Cluster) -> Iterator[Finding]:
     """Nodes and the gateway are hosts of node_cidr."""
     network = cluster.network.node_cidr
@@ -242,6 +253,7 @@ RULES: tuple[Rule, ...] = (
     pod_network_is_large_enough,
     pods_fit_their_network,
     service_network_is_usable,
+    flannel_is_told_what_it_uses,
     addresses_are_in_the_node_network,
     nodes_are_distinct,
     a_single_node_is_alone,

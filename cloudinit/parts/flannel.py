@@ -8,11 +8,16 @@ import json
 from cloudinit.credentials import identity
 from cloudinit.part import Context, Part, from_template, unit
 
+# Where packets of each backend that wraps them go; others send them as they are.
+PORTS = {"vxlan": 8472}
+
 
 def render(context: Context) -> Part:
     """Give flannel; the image turns what it finds out into the CNI configuration."""
     network = context.cluster.network
-    backend: dict[str, str | int] = {"Type": network.flannel.backend, "Port": network.flannel.port}
+    backend: dict[str, str | int] = {"Type": network.flannel.backend}
+    if network.flannel.backend in PORTS:
+        backend["Port"] = network.flannel.port or PORTS[network.flannel.backend]
     if network.flannel.mtu is not None:
         backend["MTU"] = network.flannel.mtu
     # As kube-proxy does. With iptables flannel would start it a dozen times every five seconds.

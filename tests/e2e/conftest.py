@@ -7,9 +7,10 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,9 +64,13 @@ class Lab:
 
     def set_host_port(self, name: str, port: int) -> None:
         """Let an example's API have another port of this host."""
+        self.edit_cluster(name, lambda config: config["api"].update(host_port=port))
+
+    def edit_cluster(self, name: str, edit: Callable[[dict[str, Any]], object]) -> None:
+        """Change an example's configuration."""
         path = self.project.configs_dir / "clusters" / f"{name}.yaml"
         config = yaml.safe_load(path.read_text())
-        config["api"]["host_port"] = port
+        edit(config)
         path.write_text(yaml.safe_dump(config, sort_keys=False))
 
     def machine(self, cluster: str) -> tuple[Target, Machine]:

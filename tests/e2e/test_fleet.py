@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import BOOT_S, ROOT, Lab, free_port
 from tests.support.fleet import Fleet, fleet
+from tests.support.network import unanswered
 from tests.support.waiting import until
 
 pytestmark = [
@@ -74,25 +75,7 @@ def test_the_name_service_is_on_two_nodes(ha: Fleet) -> None:
 
 
 def test_pods_of_all_nodes_reach_pods_services_ports_and_names(ha: Fleet) -> None:
-    ha.kubectl("apply", "--filename", str(ROOT / "tests/e2e/manifests/net.yaml"))
-    ha.kubectl("rollout", "status", "daemonset/net", "-n=e2e", "--timeout=180s")
-    ha.kubectl("rollout", "status", "statefulset/set", "-n=e2e", "--timeout=180s")
-    pods = ha.pods("app=net")
-    assert {node for _, _, node in pods} == set(ha.nodes)
-    nodes = [str(ha.machines[name].address.ip) for name in ha.nodes]
-    # 1,400 bytes fit into one packet of every backend, 8,000 are fragmented.
-    questions: list[list[Any]] = [["http", f"http://{ip}:8080/"] for _, ip, _ in pods]
-    questions += [["echo", ip, size] for _, ip, _ in pods for size in (1400, 8000)]
-    questions += [["http", f"http://{name}/"] for name in ("net", "net.e2e.svc.cluster.local")]
-    questions += [["http", f"http://set-{i}.set.e2e.svc.cluster.local:8080/"] for i in (0, 1)]
-    questions += [["http", f"http://{ip}:{port}/"] for ip in nodes for port in (30080, 18080)]
-
-    for name, _, node in pods:
-        said = ha.kubectl(
-            "exec", "-n=e2e", name, "--", "/usr/bin/python3", "-c",
-            (IN_POD / "ask.py").read_text(), json.dumps(questions),
-        )  # fmt: skip
-        assert json.loads(said.stdout) == [], f"asked by {name} on {node}"
+    assert unanswered(ha) == {}
 
 
 def test_the_virtual_address_leads_to_a_master(ha: Fleet) -> None:
@@ -156,6 +139,35 @@ def test_the_lost_master_comes_back(ha: Fleet) -> None:
 
     until(lambda: is_serving(ha, "hs-master-3"), what="hs-master-3 serves", timeout_s=120)
     ha.wait_ready()
+
+
+def test_a_member_whose_disk_was_wiped_does_not_vote_until_it_is_added_anew(ha: Fleet) -> None:
+    name, other = "hs-master-3", "hs-master-1"
+    ha.cut_off(name)
+    shutil.rmtree(ha.machines[name].run_dir / "upper/var/lib/etcd/member")
+    ha.machines[name].console_log.write_text("")
+
+    ha.boot([name])
+
+    until(lambda: "KUBEKILN etcd=refused" in ha.console(name), what="a refusal", timeout_s=120)
+    assert "knows it as a member that has run" in ha.console(name)
+    listed = etcdctl(ha, other, "member", "list")
+    member_id = next(line.split(",")[0] for line in listed.splitlines() if f", {name}," in line)
+    assert len(listed.splitlines()) == 3
+
+    etcdctl(ha, other, "member", "remove", member_id)
+    url = f"https://{ha.machines[name].address.ip}:2380"
+    etcdctl(ha, other, "member", "add", name, f"--peer-urls={url}")
+
+    until(lambda: is_serving(ha, name), what=f"{name} serves", timeout_s=120)
+    ha.wait_ready()
+    assert member_id not in etcdctl(ha, other, "member", "list")
+
+
+def etcdctl(ha: Fleet, name: str, *words: str) -> str:
+    pki = "/etc/etcd/pki"
+    files = (f"--cacert={pki}/ca.crt", f"--cert={pki}/etcd.crt", f"--key={pki}/etcd.key")
+    return ha.inside(name, "/usr/local/bin/etcdctl", *files, *words).text
 
 
 def test_after_a_power_cut_of_all_everything_is_there_again(ha: Fleet) -> None:

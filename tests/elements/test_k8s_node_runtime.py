@@ -257,6 +257,38 @@ def test_every_program_is_executable_and_names_its_interpreter() -> None:
         assert re.fullmatch(r"#!(/bin/sh|/bin/bash|/usr/bin/python3 -EsS?)", first), path
 
 
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize(
+    ("members", "has_data", "has_mark", "asks"),
+    [
+        ("a=https://10.0.0.1:2380", False, False, False),
+        ("a=https://10.0.0.1:2380", False, True, True),
+        ("a=https://10.0.0.1:2380,b=https://10.0.0.2:2380", False, False, True),
+        ("a=https://10.0.0.1:2380,b=https://10.0.0.2:2380", True, False, False),
+    ],
+)
+def test_only_a_member_with_an_empty_disk_asks_the_others(
+    tmp_path: Path, members: str, has_data: bool, has_mark: bool, asks: bool
+) -> None:
+    guard = (PROGRAMS_DIR / "etcd-guard").read_text()
+    script = tmp_path / "etcd-guard"
+    script.write_text(guard.replace("/usr/lib/kubekiln/etcd-membership", "echo asked"))
+    data, mark = tmp_path / "etcd", tmp_path / "kubekiln/etcd-member"
+    if has_data:
+        (data / "member").mkdir(parents=True)
+    if has_mark:
+        mark.parent.mkdir()
+        mark.touch()
+
+    done = subprocess.run(
+        ["sh", script, data, mark], env={"ETCD_INITIAL_CLUSTER": members, "PATH": "/bin:/usr/bin"},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.stdout.startswith("asked") == asks
+    assert mark.exists() == (has_data or has_mark)
+
+
 def test_the_preset_enables_what_can_be_enabled() -> None:
     preset = (STATIC_DIR / "usr/lib/systemd/system-preset/50-kubekiln.preset").read_text()
     enabled = {line.split()[1] for line in preset.splitlines() if line.startswith("enable ")}

@@ -67,6 +67,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"network": {"pod_cidr": "10.244.0.0/25", "node_mask": 24}},
         "node_mask 24 is larger than the whole pod_cidr",
     ),
+    "a port of nothing": (
+        {"network": {"flannel": {"backend": "host-gw", "port": 8472}}},
+        "host-gw wraps no packets",
+    ),
     "no master": (masters("worker", "lb"), "no node has role single or master"),
     "two members": (masters("master", "master"), "etcd would have 2 members"),
     "nine members": (masters("master", *["etcd"] * 9), "each of which must take every write"),

@@ -52,7 +52,7 @@ def plant_root(root: Path, units: list[Path]) -> None:
         (shipped / name).write_text(f"[Unit]\nDescription=stub\nDefaultDependencies=no\n{service}")
     programs = {"/usr/bin/stub"}
     for unit in units:
-        programs |= set(re.findall(r"^Exec\w+=-?(\S+)", unit.read_text(), re.MULTILINE))
+        programs |= set(re.findall(r"^Exec\w+=[-+]?(\S+)", unit.read_text(), re.MULTILINE))
     for program in programs:
         path = root / program.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
