@@ -17,24 +17,34 @@ NAME = "admin.kubeconfig"
 
 
 def render(cluster: Cluster, state: State) -> Secret:
-    """Write a kubeconfig that stands alone, for the port by which local targets give the API."""
+    """Write a kubeconfig that stands alone, with two ways to the API.
+
+    The current context, `<cluster>`, is for the port of this host by which local targets give it;
+    `<cluster>-network` is for wherever the nodes' network can be reached from.
+    """
     spec = LeafSpec("host/admin", "kubernetes", "kubernetes-admin", ("client",), ADMINS)
     pair, authority = state.leaf(spec), state.authority("kubernetes")
+    user = f"{cluster.name}-admin"
+    servers = {
+        cluster.name: f"https://127.0.0.1:{cluster.api.host_port}",
+        f"{cluster.name}-network": f"https://{cluster.api_host}:{cluster.api.port}",
+    }
     document = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
             {
-                "name": cluster.name,
+                "name": name,
                 "cluster": {
                     "certificate-authority-data": _base64(authority.certificate),
-                    "server": f"https://127.0.0.1:{cluster.api.host_port}",
+                    "server": server,
                 },
             }
+            for name, server in servers.items()
         ],
         "users": [
             {
-                "name": f"{cluster.name}-admin",
+                "name": user,
                 "user": {
                     "client-certificate-data": _base64(pair.certificate),
                     "client-key-data": _base64(pair.key.reveal()),
@@ -42,10 +52,7 @@ def render(cluster: Cluster, state: State) -> Secret:
             }
         ],
         "contexts": [
-            {
-                "name": cluster.name,
-                "context": {"cluster": cluster.name, "user": f"{cluster.name}-admin"},
-            }
+            {"name": name, "context": {"cluster": name, "user": user}} for name in servers
         ],
         "current-context": cluster.name,
     }

@@ -115,7 +115,8 @@ class Api(Model):
     vrrp_id: int = Field(default=64, ge=1, le=255)
     """VRRP router ID of `vip`: another one for each such address of a network."""
     extra_sans: tuple[str, ...] = ()
-    """More names and addresses by which clients reach the API (balancers, public names)."""
+    """More names and addresses by which clients reach the API (balancers, public names); the first
+    one is that of the kubeconfig for other machines."""
 
 
 class Pki(Model):
@@ -237,6 +238,14 @@ class Cluster(Model):
     def etcd_members(self) -> tuple[Node, ...]:
         """The nodes with the database: those of role `etcd`, or else the masters."""
         return tuple(node for node in self.nodes if node.role == "etcd") or self.masters
+
+    @property
+    def api_host(self) -> str:
+        """Where other machines reach the API: the user's own name for it, the virtual address, a
+        balancer, or else the first master."""
+        if self.api.extra_sans:
+            return self.api.extra_sans[0]
+        return str(self.api.vip or (self.balancers or self.masters)[0].address)
 
     def mac_of(self, node: Node) -> str:
         """Give a node's MAC address: its own, or one in QEMU's range made from its name."""
