@@ -41,6 +41,8 @@ class Command:
     cwd: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes | None = None
+    stdin_file: Path | None = None
+    """Read by the process as its standard input, for what doesn't fit into memory."""
     timeout_s: float | None = None
     log: Path | None = None
     """Append stdout and stderr to this file instead of capturing them."""
@@ -136,7 +138,7 @@ def run(command: Command, *, check: bool = True) -> Result:
             argv,
             cwd=command.cwd,
             env=environment(command.env),
-            stdin=_stdin(command),
+            stdin=_stdin(command, stack),
             stdout=sink,
             stderr=subprocess.STDOUT if command.log else sink,
             start_new_session=not command.inherit,
@@ -152,9 +154,11 @@ def run(command: Command, *, check: bool = True) -> Result:
     return result
 
 
-def _stdin(command: Command) -> int | None:
+def _stdin(command: Command, stack: contextlib.ExitStack) -> IO[bytes] | int | None:
     if command.inherit:
         return None
+    if command.stdin_file is not None:
+        return stack.enter_context(command.stdin_file.open("rb"))
     return subprocess.PIPE if command.stdin is not None else subprocess.DEVNULL
 
 

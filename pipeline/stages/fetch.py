@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kubekiln import progress
@@ -74,10 +74,9 @@ def fetch_components(
     failed first. `cancel` stops downloads and builds soon after it is set.
     """
     lock.check_wanted(dict(wanted), architecture)
-    order = tuple(DEFAULT_PROVIDERS if "auto" in providers else providers)
     event = cancel or threading.Event()
     context = Context(lock, store, mirror=mirror, debian_mirror=debian_mirror, cancel=event)
-    fetcher = Fetcher(context, order)
+    fetcher = Fetcher(context, provider_order(providers))
     requests = [
         Request(name, version, architecture, lock.release(name, version), context)
         for name, version in wanted.items()
@@ -85,6 +84,11 @@ def fetch_components(
     fetched = _fetch_all(fetcher, requests, event)
     fetcher.gomod.prune()
     return {name: fetched[name] for name in wanted}
+
+
+def provider_order(providers: Sequence[str]) -> tuple[str, ...]:
+    """Give the order in which providers are tried."""
+    return tuple(DEFAULT_PROVIDERS if "auto" in providers else providers)
 
 
 def _fetch_all(
@@ -136,6 +140,23 @@ class Fetcher:
                 return self._with_image(found, request)
         return self._with_image(self._from_providers(offering, request), request)
 
+    def look_up(self, request: Request, order: Sequence[str] | None = None) -> Fetched | None:
+        """Find a component in the store; fetches, builds and composes nothing."""
+        ways = [self.providers[name] for name in (self.order if order is None else order)]
+        offering = (way for way in ways if way.offers(request))
+        found = next((f for way in offering if (f := self._from_store(way, request))), None)
+        image = request.release.image
+        if found is None or image is None:
+            return found
+        roots = None
+        if image.ca_certificates is not None:
+            certificates = self.look_up(*self._dependency("ca-certificates", image.ca_certificates))
+            if certificates is None:
+                return None
+            roots = certificates.files["roots.crt"]
+        composed = self.context.store.lookup(_compose_key(image, found, roots))
+        return _imaged(found, image, composed[f"{found.component}.tar"]) if composed else None
+
     def _from_store(self, provider: Provider, request: Request) -> Fetched | None:
         files = self.context.store.lookup(provider.key(request))
         if files is None:
@@ -172,6 +193,9 @@ class Fetcher:
         return _fetched(request, provider.name, files, reused=False)
 
     def _fetch_dependency(self, component: str, version: str) -> Mapping[str, Path]:
+        return self.fetch(*self._dependency(component, version)).files
+
+    def _dependency(self, component: str, version: str) -> tuple[Request, list[str]]:
         context = self.context
         release = context.lock.release(component, version)
         # What is compiled or composed from it may differ by architecture; the source does not.
@@ -179,25 +203,18 @@ class Fetcher:
         request = Request(component, version, architecture, release, context)
         order = [n for n in self.order if n in _DEPENDENCY_PROVIDERS]
         order += [n for n in _DEPENDENCY_PROVIDERS if n not in order]
-        return self.fetch(request, order).files
+        return request, order
 
     def _with_image(self, fetched: Fetched, request: Request) -> Fetched:
         image = request.release.image
         if image is None:
             return fetched
-        path = self._compose(image, fetched)
-        return Fetched(
-            fetched.component, fetched.version, fetched.architecture, fetched.provider,
-            fetched.files, path, image.reference, fetched.reused,
-        )  # fmt: skip
+        return _imaged(fetched, image, self._compose(image, fetched))
 
     def _compose(self, image: Image, fetched: Fetched) -> Path:
         store, name = self.context.store, f"{fetched.component}.tar"
         roots = self._ca_certificates(image)
-        key = input_digest(
-            kind="compose", layout=2, image=image.model_dump(), roots=roots and roots.name,
-            binary=fetched.sha256[image.binary], architecture=fetched.architecture,
-        )  # fmt: skip
+        key = _compose_key(image, fetched, roots)
         with store.lock(key):
             known = store.lookup(key)
             if known:
@@ -218,6 +235,17 @@ class Fetcher:
         if image.ca_certificates is None:
             return None
         return self._fetch_dependency("ca-certificates", image.ca_certificates)["roots.crt"]
+
+
+def _compose_key(image: Image, fetched: Fetched, roots: Path | None) -> str:
+    return input_digest(
+        kind="compose", layout=2, image=image.model_dump(), roots=roots and roots.name,
+        binary=fetched.sha256[image.binary], architecture=fetched.architecture,
+    )  # fmt: skip
+
+
+def _imaged(fetched: Fetched, image: Image, path: Path) -> Fetched:
+    return replace(fetched, image=path, image_reference=image.reference)
 
 
 def _fetched(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from kubekiln.errors import KubekilnError, Problem
@@ -93,6 +94,19 @@ class NspawnTarget:
             return MachineStatus("running", leader(keepers[0]), "systemd-nspawn", report)
         known = (machine.run_dir / "upper").is_dir()
         return MachineStatus("stopped" if known else "absent", report=report)
+
+    def run_inside(
+        self, machine: Machine, argv: Sequence[str], *, stdin_file: Path | None = None
+    ) -> Result:
+        """Enter the namespaces of the machine's first process."""
+        keepers = find_processes(SCRIPT.name, str(machine.run_dir))
+        first = leader(keepers[0]) if keepers else None
+        if first is None:
+            raise KubekilnError(
+                f"{machine.name} does not run", hint=f"`kubekiln up {machine.cluster}` boots it"
+            )
+        words = ["nsenter", "--all", f"--target={first}", "--", *argv]
+        return run(Command(words, stdin_file=stdin_file, as_root=True))
 
     def stop(self, machine: Machine, *, graceful: bool = True) -> None:
         """Ask systemd-nspawn to power the machine off; cut it off if that takes too long."""

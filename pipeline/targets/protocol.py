@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from kubekiln.errors import Problem
+from kubekiln.process import Result
 from pipeline.targets.machine import Machine, MachineStatus
 
 
@@ -32,3 +35,16 @@ class Target(Protocol):
 
     def destroy(self, machine: Machine) -> None:
         """Remove a machine, its disk and every trace on the host; fine if there is none."""
+
+
+@runtime_checkable
+class Enterable(Protocol):
+    """What a target can do beside that if its machines have a door; a virtual machine has none."""
+
+    def run_inside(
+        self, machine: Machine, argv: Sequence[str], *, stdin_file: Path | None = None
+    ) -> Result:
+        """Run a program of the machine's as its root; `argv[0]` is a path on the machine.
+
+        Raises KubekilnError if the machine doesn't run, CommandFailed if the program fails.
+        """

@@ -103,3 +103,10 @@ def test_a_recorder_runs_nothing_and_answers_by_tool() -> None:
 
     assert runner.run(Command(["/sbin/sfdisk", "-J", "x"])).text == "{}"
     assert [str(c) for c in runner.commands] == ["/sbin/sfdisk -J x"]
+
+
+@pytest.mark.processes("cat")
+def test_a_file_is_read_by_the_process_itself(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(b"large")
+
+    assert run(Command(["cat"], stdin_file=tmp_path / "archive")).stdout == b"large"
