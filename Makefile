@@ -5,12 +5,18 @@ SHELL := /bin/bash
 
 PYTHON  ?= python3
 IMAGE   ?= debian-13
-CLUSTER ?= solo
-TARGET  ?= qemu
+CLUSTER ?=
+TARGET  ?=
+NODES   ?=
+CPUS    ?=
+MEMORY  ?=
+DISK    ?=
 
 BIN := .venv/bin
 KUBEKILN := $(BIN)/kubekiln
 PYTEST := $(BIN)/pytest
+SHAPE = $(if $(NODES),--nodes $(NODES)) $(if $(CPUS),--cpus $(CPUS)) \
+  $(if $(MEMORY),--memory $(MEMORY)) $(if $(DISK),--disk $(DISK))
 
 .PHONY: help
 help: ## list the doors
@@ -19,13 +25,13 @@ help: ## list the doors
 
 ##@ Use
 .PHONY: up down status image nodes
-up: setup ## [CLUSTER=solo] [TARGET=qemu] bake, render, boot, wait until Ready
-	@$(KUBEKILN) up $(CLUSTER) --target $(TARGET)
+up: setup ## [CLUSTER=solo] [TARGET=qemu] [NODES= CPUS= MEMORY= DISK=] bake, boot, wait until Ready
+	@$(KUBEKILN) up $(CLUSTER) $(if $(TARGET),--target $(TARGET)) $(SHAPE)
 
-down: setup ## [CLUSTER=solo] stop the machines and remove them; state and image stay
+down: setup ## [CLUSTER=the only one] stop the machines and remove them; state and image stay
 	@$(KUBEKILN) down $(CLUSTER)
 
-status: setup ## [CLUSTER=solo] what runs, how far its boot is
+status: setup ## [CLUSTER=all] what runs, how far its boot is
 	@$(KUBEKILN) status $(CLUSTER)
 
 image: setup ## [IMAGE=debian-13] bake the golden image

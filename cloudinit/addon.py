@@ -17,6 +17,7 @@ import jinja2
 import yaml
 from jinja2.nativetypes import NativeEnvironment
 
+from cloudinit.model import Cluster
 from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
 
@@ -46,6 +47,21 @@ class Addon:
                 hint=f"values there are: {', '.join(sorted(view))}",
             ) from error
         return yaml.dump_all(filled, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
+def addon_view(cluster: Cluster, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Give the values that an add-on may name."""
+    network = cluster.network
+    return {
+        "cluster": cluster.name,
+        "dns_ip": str(network.cluster_dns),
+        "domain": network.domain,
+        "nameservers": [str(address) for address in network.nameservers],
+        "nodes": sum(node.runs_pods for node in cluster.nodes),
+        "pod_cidr": str(network.pod_cidr),
+        "service_cidr": str(network.service_cidr),
+        "versions": versions,
+    }
 
 
 def load_addon(name_or_path: str, project: Project) -> Addon:

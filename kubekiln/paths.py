@@ -60,10 +60,15 @@ class Project:
     def state_dir(self) -> Path:
         return self.root / "state"
 
+    def profile_path(self, cluster: str) -> Path:
+        """Name the config of a cluster that `up` made from its options."""
+        return self.state_dir / f"{cluster}.yaml"
+
     def config_path(self, kind: str, name: str) -> Path:
         """Resolve NAME to `configs/<kind>/<name>.yaml`, or take it as a path if it looks like one.
 
-        Raises ConfigError naming what there is when nothing matches.
+        A cluster for which nobody wrote one may have a profile. Raises ConfigError naming what
+        there is when nothing matches.
         """
         if "/" in name or name.endswith((".yaml", ".yml")):
             path = Path(name)
@@ -73,12 +78,19 @@ class Project:
         path = self.configs_dir / kind / f"{name}.yaml"
         if path.is_file():
             return path
-        known = sorted(p.stem for p in (self.configs_dir / kind).glob("*.yaml"))
+        if kind == "clusters" and self.profile_path(name).is_file():
+            return self.profile_path(name)
+        known = self.config_names(kind)
         raise ConfigError(
             f"no {kind.removesuffix('s')} named {name!r}",
             where=str(path),
             hint=f"there are: {', '.join(known)}" if known else f"make {path}",
         )
+
+    def config_names(self, kind: str) -> list[str]:
+        """List the names that `config_path` finds, in order."""
+        directories = [self.configs_dir / kind, *([self.state_dir] if kind == "clusters" else [])]
+        return sorted({path.stem for d in directories for path in d.glob("*.yaml")})
 
 
 def cache_dir() -> Path:
@@ -86,3 +98,9 @@ def cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     home = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
     return home / "kubekiln"
+
+
+def user_kubeconfig() -> Path:
+    """The kubeconfig that kubectl writes to: the first of $KUBECONFIG, else ~/.kube/config."""
+    named = [entry for entry in os.environ.get("KUBECONFIG", "").split(os.pathsep) if entry]
+    return Path(named[0]) if named else Path.home() / ".kube" / "config"

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from cloudinit.addon import Addon, load_addon
+from cloudinit.addon import Addon, addon_view, load_addon
 from cloudinit.part import Context, NodeFile, Part, unit
 
 DIRECTORY = "/etc/kubernetes/addons"
@@ -21,17 +19,7 @@ def render(context: Context) -> Part:
 
 
 def _manifest(context: Context, addon: Addon) -> NodeFile:
-    network = context.cluster.network
-    view: dict[str, Any] = {
-        "cluster": context.cluster.name,
-        "dns_ip": str(network.cluster_dns),
-        "domain": network.domain,
-        "nameservers": [str(address) for address in network.nameservers],
-        "nodes": sum(node.runs_pods for node in context.cluster.nodes),
-        "pod_cidr": str(network.pod_cidr),
-        "service_cidr": str(network.service_cidr),
-        "versions": context.versions,
-    }
+    view = addon_view(context.cluster, context.versions)
     header = f"# Written by cloud-init from {addon.source}; edit that, not this file.\n"
     return NodeFile(
         f"{DIRECTORY}/{addon.name}.yaml",

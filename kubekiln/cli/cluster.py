@@ -20,6 +20,28 @@ ClusterName = Annotated[
 ]
 
 
+@app.command("list")
+def list_clusters() -> None:
+    """List the clusters that have a config, and how many machines of each are there."""
+    from rich.table import Table
+
+    from kubekiln.operations.clusters import known_clusters
+    from kubekiln.paths import Project
+
+    project = Project.find()
+    table = Table(
+        "CLUSTER", "NODES", "NETWORK", "API PORT", "MACHINES", "CONFIG", box=None, pad_edge=False
+    )
+    for known in known_clusters(project):
+        made, path = known.cluster, str(known.path.relative_to(project.root))
+        where = f"{path} (by up)" if known.is_profile else path
+        shown = ["invalid", "", ""]
+        if made is not None:
+            shown = [str(len(made.nodes)), str(made.network.node_cidr), str(made.api.host_port)]
+        table.add_row(known.name, *shown, str(known.machines or "–"), where)
+    print_table(table)
+
+
 @app.command()
 def validate(cluster: ClusterName = "solo") -> None:
     """Check a cluster's configuration; writes nothing."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kubekiln image …`: the golden image."""
+"""`kubekiln image …`: the golden image, and containers' images on its machines."""
 
 from __future__ import annotations
 
@@ -82,6 +82,24 @@ def inspect(
     print_table(table)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def load(
+    archive: Annotated[Path, typer.Argument(help="An OCI or docker archive (docker save -o).")],
+    on: Annotated[
+        str | None,
+        typer.Option(help="The cluster; not needed if only one has machines.", metavar="CLUSTER"),
+    ] = None,
+) -> None:
+    """Load container images into each node of a cluster (target nspawn)."""
+    from kubekiln.cli.run import cluster_name
+    from kubekiln.operations.imageload import load_images
+    from kubekiln.paths import Project
+
+    loaded = load_images(Project.find(), archive, cluster_name(on) if on else None)
+    for image in loaded.images:
+        typer.echo(f"{image} is on {', '.join(loaded.nodes)}")
 
 
 def _manifest_path(image: str, images_dir: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import typer
 
-from kubekiln.cli import cluster, doctor, image, lock, run
+from kubekiln.cli import addons, cluster, doctor, image, kubeconfig, lock, run, tunnel
 
 app = typer.Typer(
     name="kubekiln",
@@ -17,10 +17,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.add_typer(image.app, name="image", help="The golden image: bake, list, inspect.")
-app.add_typer(cluster.app, name="cluster", help="A cluster's user-data: validate, render, explain.")
+app.add_typer(image.app, name="image", help="Images: bake, list, inspect, load.")
+app.add_typer(
+    cluster.app,
+    name="cluster",
+    help="Clusters and their user-data: list, validate, render, explain.",
+)
+app.add_typer(
+    addons.app, name="addons", help="What is applied to a cluster: list, enable, disable."
+)
+app.add_typer(
+    kubeconfig.app, name="kubeconfig", help="Your own kubectl's way into a cluster: merge, unmerge."
+)
 app.add_typer(lock.app, name="lock", help="The pinned components: show, verify, update, mirror.")
-for command in (*run.commands, *doctor.commands):
+for command in (*run.commands, *tunnel.commands, *doctor.commands):
     app.command(
         name=command.name,
         context_settings=dict(command.context_settings),

@@ -3,40 +3,109 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kubekiln.cli.table import print_table
 from kubekiln.cli.verb import Verb
 
-ClusterArgument = Annotated[
-    str, typer.Argument(help="A name under configs/clusters, or a path.", metavar="CLUSTER")
-]
+if TYPE_CHECKING:
+    from kubekiln.operations.profile import Profile
+    from kubekiln.operations.up import Up
+    from kubekiln.paths import Project
+
 SomeCluster = Annotated[
     str | None, typer.Argument(help="A cluster's name; all if not given.", metavar="[CLUSTER]")
+]
+UpCluster = Annotated[
+    str | None,
+    typer.Argument(
+        help="A name under configs/clusters, a path, or with options any new name; `solo`, or "
+        "`local` with options, if not given.",
+        metavar="[CLUSTER]",
+    ),
+]
+DownCluster = Annotated[
+    str | None,
+    typer.Argument(
+        help="A cluster's name; not needed if only one has machines.", metavar="[CLUSTER]"
+    ),
+]
+Nodes = Annotated[
+    int | None, typer.Option(help="Machines: 1, or a master and the rest workers.", min=1, max=200)
+]
+Cpus = Annotated[int | None, typer.Option(help="CPUs of each machine.", min=1, max=512)]
+Memory = Annotated[int | None, typer.Option(help="Memory of each machine in MiB.", min=1024)]
+Disk = Annotated[int | None, typer.Option(help="Disk of each machine in GiB.", min=4)]
+TargetName = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the machines run: qemu, or nspawn (needs root); that of the cluster's "
+        "machines, else qemu, if not given."
+    ),
+]
+Timeout = Annotated[float, typer.Option(help="Seconds until the cluster must be Ready.", min=1)]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Leave the machines running if they don't get Ready.")
+]
+MergeKubeconfig = Annotated[
+    bool, typer.Option("--merge-kubeconfig", help="Add the context to your own kubeconfig.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+All = Annotated[bool, typer.Option("--all", help="The machines of every cluster.")]
+Forget = Annotated[
+    bool,
+    typer.Option(
+        "--forget", help="Also remove config and keys of a cluster that `up` made of options."
+    ),
 ]
 
 
 def up(
-    cluster: ClusterArgument = "solo",
-    target: Annotated[
-        str, typer.Option(help="Where the machines run: qemu, or nspawn (needs root).")
-    ] = "qemu",
-    timeout: Annotated[
-        float, typer.Option(help="Seconds until the cluster must be Ready.", min=1)
-    ] = 900.0,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the machines running if they don't get Ready.")
-    ] = False,
+    cluster: UpCluster = None,
+    nodes: Nodes = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    disk: Disk = None,
+    target: TargetName = None,
+    timeout: Timeout = 900.0,
+    keep: Keep = False,
+    merge_kubeconfig: MergeKubeconfig = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Bake, render, boot, wait until Ready, and say how to use kubectl."""
-    from kubekiln.operations.up import bring_up
+    from kubekiln.operations.prepare import load
+    from kubekiln.operations.profile import Shape, find_or_make, resolve
+    from kubekiln.operations.up import bring_up, choose_target
     from kubekiln.paths import Project
+
+    project, shape = Project.find(), Shape(nodes, cpus, memory, disk)
+    profile = (resolve if dry_run else find_or_make)(project, cluster, shape)
+    target_name = choose_target(project, profile.cluster.name, target)
+    if dry_run:
+        _print_plan(project, profile, target_name, merge_kubeconfig)
+        return
+    plan = load(project, str(profile.path))
+    result = bring_up(project, plan, target_name=target_name, timeout_s=timeout, keep=keep)
+    _print_up(result)
+    if merge_kubeconfig:
+        from kubekiln.cli.kubeconfig import merge_and_say
+
+        merge_and_say(project, result.cluster, use=False)
+
+
+def _print_plan(project: Project, profile: Profile, target_name: str, merges: bool) -> None:
+    from kubekiln.cli.dryrun import print_plan
+    from kubekiln.operations.dryrun import plan_up
+
+    plan = plan_up(project, profile, target_name=target_name, merges_kubeconfig=merges)
+    print_plan(plan, project)
+
+
+def _print_up(result: Up) -> None:
     from kubekiln.progress import clock
 
-    project = Project.find()
-    result = bring_up(project, cluster, target_name=target, timeout_s=timeout, keep=keep)
     typer.echo(
         f"{result.cluster} is Ready after {clock(result.seconds)}: {', '.join(result.nodes)}"
     )
@@ -51,17 +120,30 @@ def up(
     typer.echo(f"`kubekiln down {result.cluster}` removes the machines.")
 
 
-def down(
-    cluster: ClusterArgument = "solo",
-    every: Annotated[bool, typer.Option("--all", help="The machines of every cluster.")] = False,
-) -> None:
+def down(cluster: DownCluster = None, every: All = False, forget: Forget = False) -> None:
     """Stop the machines and remove them with their disks; image, user-data and state stay."""
-    from kubekiln.operations.down import take_down
+    from kubekiln.errors import ConfigError
+    from kubekiln.operations.clusters import which_cluster
+    from kubekiln.operations.down import forget as forget_cluster
+    from kubekiln.operations.down import forgettable, take_down
     from kubekiln.paths import Project
 
-    removed = take_down(Project.find(), None if every else cluster_name(cluster))
+    if every and (cluster or forget):
+        raise ConfigError("--all goes with neither a cluster's name nor --forget")
+    if forget and not cluster:
+        raise ConfigError("--forget needs a cluster's name")
+    project = Project.find()
+    name = cluster_name(cluster) if cluster else None
+    if forget and name:
+        forgettable(project, name)
+    if not every:
+        name = which_cluster(project, name, usage="kubekiln down CLUSTER")
+    removed = take_down(project, name) if every or name else []
     if not removed:
-        typer.echo("no machines" if every else f"no machines of {cluster}")
+        typer.echo(f"no machines of {name}" if name else "no machines")
+    if forget and name:
+        forget_cluster(project, name)
+        typer.echo(f"{name}: config, keys and rendered nodes are gone")
 
 
 def status(cluster: SomeCluster = None) -> None:

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How are a cluster's machines removed?"""
+"""How are a cluster's machines removed, and what is forgotten with them?"""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+from kubekiln.errors import ConfigError
+from kubekiln.operations.clusters import machine_dirs
+from kubekiln.operations.kubeconfig import merged_clusters, unmerge
 from kubekiln.paths import Project
-from kubekiln.progress import step
+from kubekiln.progress import say, step
 from pipeline.targets.record import list_records
 from pipeline.targets.registry import find_target
 
@@ -12,7 +18,8 @@ from pipeline.targets.registry import find_target
 def take_down(project: Project, cluster: str | None) -> list[str]:
     """Stop and remove the machines of a cluster (of all, if none is named), with their disks.
 
-    Image, user-data and state stay. Gives the names of what was removed.
+    Image, user-data and state stay; a context that was merged into the user's kubeconfig goes.
+    Gives the names of what was removed.
     """
     removed = []
     for record in list_records(project.machines_dir, cluster):
@@ -20,4 +27,34 @@ def take_down(project: Project, cluster: str | None) -> list[str]:
         with step(f"Removing {name}"):
             find_target(record.target).destroy(record.machine)
         removed.append(name)
+    for merged in merged_clusters(project):
+        if cluster in (None, merged):
+            for path in unmerge(project, merged):
+                say(f"context {merged} is no longer in {path}")
     return removed
+
+
+def forgettable(project: Project, cluster: str) -> Path:
+    """Give the config of a cluster that `up` made.
+
+    Raises ConfigError for one whose config a person wrote: its keys may be all there is.
+    """
+    path = project.config_path("clusters", cluster)
+    if path != project.profile_path(cluster):
+        raise ConfigError(
+            f"the config of {cluster} is not one that `kubekiln up` made, so its keys stay",
+            where=str(path),
+            hint=f"remove {project.state_dir / cluster} yourself if you mean it",
+        )
+    return path
+
+
+def forget(project: Project, cluster: str) -> None:
+    """Remove the keys, rendered nodes and config of a cluster that `up` made and that is down."""
+    path = forgettable(project, cluster)
+    if machine_dirs(project, cluster):
+        raise ConfigError(f"{cluster} has machines", hint=f"`kubekiln down {cluster}` first")
+    for directory in (project.nodes_dir / cluster, project.state_dir / cluster):
+        if directory.exists():
+            shutil.rmtree(directory)
+    path.unlink()

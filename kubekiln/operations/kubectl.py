@@ -5,43 +5,50 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubekiln.errors import ConfigError
+from kubekiln.operations.clusters import find_kubeconfig
 from kubekiln.paths import Project
 from kubekiln.process import Command, exec_replace
 
 if TYPE_CHECKING:
     from pipeline.lock import Architecture
 
-KUBECONFIG = "admin.kubeconfig"
+_TIMEOUT_S = 120.0
 
 
 def run_kubectl(project: Project, cluster: str | None, arguments: Sequence[str]) -> None:
     """Become kubectl, as the admin of a cluster (of the only one, if none is named)."""
+    admin = admin_of(project, cluster, usage="kubekiln kubectl --on CLUSTER …")
+    # Not as `--kubeconfig`: plugins and `kubectl config` know the variable only.
+    exec_replace(Command([admin.kubectl, *arguments], env={"KUBECONFIG": str(admin.kubeconfig)}))
+
+
+@dataclass(frozen=True)
+class Admin:
+    """The pinned kubectl and whom it acts as."""
+
+    cluster: str
+    kubectl: Path
+    kubeconfig: Path
+
+    def command(self, arguments: Sequence[str], *, stdin: bytes | None = None) -> Command:
+        """Describe a call of kubectl; arguments carry no secret."""
+        words: list[str | Path] = [self.kubectl, f"--kubeconfig={self.kubeconfig}", *arguments]
+        return Command(words, stdin=stdin, timeout_s=_TIMEOUT_S)
+
+
+def admin_of(project: Project, cluster: str | None, *, usage: str) -> Admin:
+    """Find the admin's kubeconfig and kubectl of a cluster (of the only one, if none is named)."""
     from cloudinit.rules import load_cluster
 
-    kubeconfig = find_kubeconfig(project, cluster)
+    kubeconfig = find_kubeconfig(project, cluster, usage=usage)
     made = load_cluster(kubeconfig.parent.name, project)
     kubectl = pinned_kubectl(project, image=made.image, version=made.kubernetes)
-    # Not as `--kubeconfig`: plugins and `kubectl config` know the variable only.
-    exec_replace(Command([kubectl, *arguments], env={"KUBECONFIG": str(kubeconfig)}))
-
-
-def find_kubeconfig(project: Project, cluster: str | None) -> Path:
-    """Find the admin's kubeconfig of a cluster; raises ConfigError if it can't be told which."""
-    known = {path.parent.name: path for path in sorted(project.state_dir.glob(f"*/{KUBECONFIG}"))}
-    if cluster is None and len(known) == 1:
-        return next(iter(known.values()))
-    if cluster in known:
-        return known[cluster]
-    names = ", ".join(known)
-    if cluster is None and known:
-        raise ConfigError("which cluster?", hint=f"kubekiln kubectl --on CLUSTER …, of: {names}")
-    hint = f"there are: {names}" if known else "`kubekiln up` makes one"
-    raise ConfigError(f"no cluster named {cluster!r} was rendered" if cluster else "no cluster yet",
-                      hint=hint)  # fmt: skip
+    return Admin(made.name, kubectl, kubeconfig)
 
 
 def pinned_kubectl(project: Project, *, image: str, version: str) -> Path:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cloudinit.model import Cluster
 from cloudinit.render import RenderedCluster, render_cluster
@@ -28,16 +29,20 @@ class Plan:
 
 def load(project: Project, name: str) -> Plan:
     """Read everything and check that it fits; raises ConfigError before any work."""
-    cluster = load_cluster(name, project)
+    return fit(project, load_cluster(name, project), project.config_path("clusters", name))
+
+
+def fit(project: Project, cluster: Cluster, path: Path) -> Plan:
+    """Check that a cluster, its image and the lock fit; `path` is (or will be) its config."""
     lock = load_lock(lock_path(project.configs_dir))
-    source = Source(project.config_path("clusters", name))
-    lock.release("kubernetes", cluster.kubernetes, where=source.where(("kubernetes",)))
+    where = Source(path).where(("kubernetes",)) if path.is_file() else None
+    lock.release("kubernetes", cluster.kubernetes, where=where)
     image = load_image(cluster.image, project)
     if image.kubernetes != cluster.kubernetes:
         raise ConfigError(
             f"cluster {cluster.name} wants Kubernetes {cluster.kubernetes}, its image "
             f"{image.name} has {image.kubernetes}",
-            where=source.where(("kubernetes",)),
+            where=where,
             hint=f"write {image.kubernetes} here, or {cluster.kubernetes} in the image's config",
         )
     return Plan(cluster, image, lock)

@@ -16,17 +16,18 @@ from cloudinit.render import RenderedCluster
 from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.files import make_dir, write_atomic
 from kubekiln.operations.kubectl import pinned_kubectl
-from kubekiln.operations.prepare import bake_image, load, render
+from kubekiln.operations.prepare import Plan, bake_image, render
 from kubekiln.operations.wait import Boot, ask_ready_nodes
 from kubekiln.paths import Project
 from kubekiln.progress import say, step
 from pipeline.targets.machine import BootImage, Machine
 from pipeline.targets.protocol import Target
-from pipeline.targets.record import Record, read_record, record_of, write_record
+from pipeline.targets.record import Record, list_records, read_record, record_of, write_record
 from pipeline.targets.registry import find_target
 
 # What a boot may take: TCG on a busy host was seen to need five minutes.
 DEFAULT_TIMEOUT_S = 900.0
+DEFAULT_TARGET = "qemu"
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,13 @@ class Up:
 
 
 def bring_up(
-    project: Project, name: str, *, target_name: str, timeout_s: float, keep: bool = False
+    project: Project, plan: Plan, *, target_name: str, timeout_s: float, keep: bool = False
 ) -> Up:
     """Bake (from the cache if it can), render, boot and wait until every node is Ready.
 
     An interrupt, and unless `keep` a failure, leaves nothing running of what this call started.
     """
     target = find_target(target_name)
-    plan = load(project, name)
     check_target(target, target_name, project, plan.cluster)
     image = bake_image(project, plan)
     rendered = render(project, plan)
@@ -72,6 +72,14 @@ def bring_up(
     seconds = time.monotonic() - started
     names = tuple(machine.name for machine in machines)
     return Up(plan.cluster.name, rendered.admin_kubeconfig, names, seconds)
+
+
+def choose_target(project: Project, cluster: str, given: str | None) -> str:
+    """Give the target that is asked for, or else that of the cluster's machines, or else QEMU."""
+    if given is not None:
+        return given
+    records = list_records(project.machines_dir, cluster)
+    return records[0].target if records else DEFAULT_TARGET
 
 
 def check_target(target: Target, name: str, project: Project, cluster: Cluster) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.operations import up
+from kubekiln.operations.clusters import find_kubeconfig, which_cluster
 from kubekiln.operations.down import take_down
-from kubekiln.operations.kubectl import find_kubeconfig
 from kubekiln.operations.wait import Boot, ready_names
 from kubekiln.paths import Project
 from pipeline.targets import registry
@@ -233,13 +233,44 @@ def test_the_only_cluster_needs_no_naming(tmp_path: Path) -> None:
     project = Project(tmp_path)
     for name in ("a", "b"):
         with pytest.raises(KubekilnError, match="no cluster"):
-            find_kubeconfig(project, name)
+            find_kubeconfig(project, name, usage="…")
         path = project.state_dir / name / "admin.kubeconfig"
         path.parent.mkdir(parents=True)
         path.touch()
         if name == "a":
-            assert find_kubeconfig(project, None) == path
+            assert find_kubeconfig(project, None, usage="…") == path
 
-    assert find_kubeconfig(project, "b").parent.name == "b"
+    assert find_kubeconfig(project, "b", usage="…").parent.name == "b"
     with pytest.raises(KubekilnError, match="which cluster"):
-        find_kubeconfig(project, None)
+        find_kubeconfig(project, None, usage="…")
+
+
+def test_of_several_clusters_the_one_with_machines_is_meant(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for name in ("a", "b"):
+        path = project.state_dir / name / "admin.kubeconfig"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (project.machines_dir / "b" / "b-1").mkdir(parents=True)
+    (project.machines_dir / "b" / "b-1" / "machine.json").touch()
+
+    assert find_kubeconfig(project, None, usage="…").parent.name == "b"
+    assert which_cluster(project, None, usage="…") == "b"
+
+    (project.machines_dir / "a" / "a-1").mkdir(parents=True)
+    (project.machines_dir / "a" / "a-1" / "machine.json").touch()
+    with pytest.raises(KubekilnError, match="which cluster") as error:
+        which_cluster(project, None, usage="kubekiln down CLUSTER")
+    assert "kubekiln down CLUSTER, of: a, b" in str(error.value)
+
+
+def test_up_goes_on_with_the_target_that_the_machines_have(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    assert up.choose_target(project, "lab", None) == "qemu"
+
+    run_dir = project.machines_dir / "lab" / "lab-1"
+    write_record(record_of("nspawn", make_machine(tmp_path, run_dir=run_dir)))
+
+    assert up.choose_target(project, "lab", None) == "nspawn"
+    assert up.choose_target(project, "lab", "qemu") == "qemu"
+    assert up.choose_target(project, "other", None) == "qemu"

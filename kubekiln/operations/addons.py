@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How are add-ons switched on and off in a cluster that runs, and how is that remembered?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from cloudinit.addon import Addon, addon_view, load_addon
+from cloudinit.model import Cluster
+from cloudinit.rules import load_cluster
+from cloudinit.versions import component_versions
+from kubekiln.errors import ConfigError
+from kubekiln.operations.clusters import machine_dirs, which_cluster
+from kubekiln.operations.kubectl import admin_of
+from kubekiln.operations.profile import DEFAULT, rewrite
+from kubekiln.paths import Project
+from kubekiln.process import run
+
+_USAGE = "--on CLUSTER"
+# That of the node's own unit: what it applies at the next boot must not meet another's fields.
+_MANAGER = "kubekiln"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An add-on that there is."""
+
+    name: str
+    is_enabled: bool
+    kinds: str
+
+
+@dataclass(frozen=True)
+class Switched:
+    """An add-on that was switched on or off."""
+
+    cluster: str
+    was_running: bool
+    said: str
+    """What kubectl said."""
+    to_write: str | None
+    """What a person has to write into their own config; None if it was recorded."""
+    config: Path
+
+
+def list_addons(project: Project, cluster: str | None) -> tuple[str, list[Listed]]:
+    """List the add-ons there are, and which of them a cluster's config has."""
+    made = _cluster(project, cluster)
+    names = [p.stem for p in sorted((project.configs_dir / "addons").glob("*.yaml"))]
+    names += [name for name in made.addons if name not in names]
+    return made.name, [
+        Listed(name, name in made.addons, _kinds(load_addon(name, project))) for name in names
+    ]
+
+
+def enable(project: Project, name: str, cluster: str | None) -> Switched:
+    """Apply an add-on to the cluster if it runs, with its values, and record it."""
+    made = _cluster(project, cluster)
+    addon = load_addon(name, project)
+    text = addon.render(addon_view(made, component_versions(made, project)))
+    apply = ["apply", "--server-side", "--force-conflicts", f"--field-manager={_MANAGER}"]
+    said = _told(project, made, [*apply, "--filename=-"], text)
+    kept = _kept_name(name, addon)
+    wanted = made.addons if kept in made.addons else (*made.addons, kept)
+    return _recorded(project, made, wanted, said)
+
+
+def disable(project: Project, name: str, cluster: str | None) -> Switched:
+    """Delete an add-on's objects from the cluster if it runs, and record that it is off."""
+    made = _cluster(project, cluster)
+    addon = load_addon(name, project)
+    kept = _kept_name(name, addon)
+    if kept not in made.addons:
+        raise ConfigError(
+            f"add-on {name} is not enabled in {made.name}",
+            hint=f"enabled: {', '.join(made.addons) or 'none'}",
+        )
+    text = addon.render(addon_view(made, component_versions(made, project)))
+    said = _told(project, made, ["delete", "--ignore-not-found", "--filename=-"], text)
+    return _recorded(project, made, tuple(a for a in made.addons if a != kept), said)
+
+
+def _cluster(project: Project, cluster: str | None) -> Cluster:
+    return load_cluster(which_cluster(project, cluster, usage=_USAGE) or DEFAULT, project)
+
+
+def _kinds(addon: Addon) -> str:
+    return ", ".join(dict.fromkeys(str(document["kind"]) for document in addon.documents))
+
+
+def _kept_name(name: str, addon: Addon) -> str:
+    """Name an add-on so that it is found from anywhere: a path is kept as an absolute one."""
+    return str(addon.path.resolve()) if "/" in name or name.endswith((".yaml", ".yml")) else name
+
+
+def _told(project: Project, cluster: Cluster, words: list[str], text: str) -> str | None:
+    """Run kubectl with a manifest; None if the cluster has no machines."""
+    if not machine_dirs(project, cluster.name):
+        return None
+    admin = admin_of(project, cluster.name, usage=_USAGE)
+    return run(admin.command(words, stdin=text.encode())).text
+
+
+def _recorded(
+    project: Project, cluster: Cluster, addons: tuple[str, ...], said: str | None
+) -> Switched:
+    path = project.config_path("clusters", cluster.name)
+    to_write = None
+    if addons != cluster.addons:
+        if path == project.profile_path(cluster.name):
+            rewrite(path, {"addons": list(addons)})
+        else:
+            to_write = yaml.safe_dump({"addons": list(addons)}, default_flow_style=True, width=1000)
+            to_write = to_write.strip().removeprefix("{").removesuffix("}")
+    return Switched(cluster.name, said is not None, said or "", to_write, path)
