@@ -74,7 +74,7 @@ def find_tunnel(
     if result.returncode != 0:
         said = result.stderr.decode(errors="replace").strip()
         raise KubekilnError(
-            f"no service {service} in namespace {namespace} of {admin.cluster}: {said}",
+            f"cannot find service {service} in namespace {namespace} of {admin.cluster}: {said}",
             hint=f"`kubekiln kubectl --on {admin.cluster} get services -A` lists them; "
             "--namespace names another one",
         )

@@ -35,7 +35,7 @@ ADDON = """\
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: hello, namespace: default}
-data: {nodes: "{{ nodes }}"}
+data: {nodes: "{{ nodes }} nodes"}
 """
 POD = {
     "apiVersion": "v1",
@@ -74,7 +74,7 @@ def test_an_image_of_ones_own_runs_as_a_pod(handy: Running, tmp_path: Path) -> N
     compose_image(image, kubectl, archive, architecture="amd64")
     pod.write_text(yaml.safe_dump(POD))
 
-    said = handy.lab.kubekiln("image", "load", str(archive)).text
+    said = handy.lab.kubekiln("image", "load", str(archive), "--on", NAME).text
     handy.kubectl("apply", "--filename", str(pod))
 
     assert said == f"{OWN_IMAGE} is on {', '.join(NODES)}"
@@ -88,11 +88,11 @@ def test_an_image_of_ones_own_runs_as_a_pod(handy: Running, tmp_path: Path) -> N
 def test_an_addon_is_applied_and_deleted(handy: Running) -> None:
     (handy.lab.project.configs_dir / "addons" / "hello.yaml").write_text(ADDON)
 
-    handy.lab.kubekiln("addons", "enable", "hello")
+    handy.lab.kubekiln("addons", "enable", "hello", "--on", NAME)
     value = handy.kubectl("get", "configmap", "hello", "--output=jsonpath={.data.nodes}").text
-    handy.lab.kubekiln("addons", "disable", "hello")
+    handy.lab.kubekiln("addons", "disable", "hello", "--on", NAME)
 
-    assert value == "2"
+    assert value == "2 nodes"
     assert handy.kubectl("get", "configmap", "hello", check=False).returncode != 0
 
 
@@ -101,7 +101,8 @@ def test_a_tunnel_leads_to_a_service_and_ends_well(handy: Running, tmp_path: Pat
     log = tmp_path / "said"
     with log.open("wb") as out:
         child = spawn(
-            handy.lab.command("tunnel", "kube-dns", "--namespace", "kube-system"), stdout=out
+            handy.lab.command("tunnel", "kube-dns", "--namespace=kube-system", "--on", NAME),
+            stdout=out,
         )
     with contextlib.ExitStack() as stack:
         stack.callback(child.kill)
