@@ -4,11 +4,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Sequence
 
 from cloudinit.credentials import identity
+from cloudinit.model import Node
 from cloudinit.part import Context, NodeFile, Part, unit
 
 CONFIG_PATH = "/etc/kubekiln/csr-approver.json"
+# Fewer are listed one by one, which reads better.
+_SHORTEST_RUN = 16
+_NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def render(context: Context) -> Part:
@@ -18,9 +24,7 @@ def render(context: Context) -> Part:
     """
     document = {
         "kubeconfig": "/etc/kubernetes/csr-approver.conf",
-        "nodes": {
-            node.name: [str(node.address)] for node in context.cluster.nodes if node.runs_pods
-        },
+        "nodes": dict(known_nodes([n for n in context.cluster.nodes if n.runs_pods])),
     }
     config = NodeFile(
         CONFIG_PATH,
@@ -38,3 +42,40 @@ def render(context: Context) -> Part:
         ),
         units=(name,),
     )
+
+
+def known_nodes(nodes: Sequence[Node]) -> Iterator[tuple[str, list[str]]]:
+    """Give each node's name with its address, and runs of nodes as one: `w-[0001-5000]`.
+
+    In a run number and address both go up by one from node to node, so it says as much as the list,
+    in a line instead of 5,000: a master's payload would not fit the limits of most platforms.
+    """
+    at = 0
+    while at < len(nodes):
+        length = _run_length(nodes, at)
+        first, last = nodes[at], nodes[at + length - 1]
+        name = first.name
+        if length > 1:
+            prefix, start = _numbered(first.name)
+            name = f"{prefix}[{start}-{_numbered(last.name)[1]}]"
+        yield name, [str(first.address)]
+        at += length
+
+
+def _run_length(nodes: Sequence[Node], at: int) -> int:
+    prefix, start = _numbered(nodes[at].name)
+    if not start:
+        return 1
+    length = 1
+    while at + length < len(nodes):
+        node = nodes[at + length]
+        expected = f"{prefix}{str(int(start) + length).zfill(len(start))}"
+        if node.name != expected or node.address != nodes[at].address + length:
+            break
+        length += 1
+    return length if length >= _SHORTEST_RUN else 1
+
+
+def _numbered(name: str) -> tuple[str, str]:
+    match = _NUMBERED.fullmatch(name)
+    return (match[1], match[2]) if match else (name, "")

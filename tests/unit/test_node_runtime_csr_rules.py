@@ -191,6 +191,26 @@ def test_addresses_are_compared_in_one_spelling() -> None:
     assert read_addresses({"a": ["2001:DB8:0::1"]}) == {"a": frozenset({"2001:db8::1"})}
 
 
+def test_a_run_of_nodes_stands_for_each_of_them() -> None:
+    nodes = read_addresses({"w-[098-101]": ["10.0.0.254", "fd00::fe"], "[8-10]": ["10.1.0.8"]})
+
+    assert nodes == {
+        "w-098": {"10.0.0.254", "fd00::fe"},
+        "w-099": {"10.0.0.255", "fd00::ff"},
+        "w-100": {"10.0.1.0", "fd00::100"},
+        "w-101": {"10.0.1.1", "fd00::101"},
+        "8": {"10.1.0.8"},
+        "9": {"10.1.0.9"},
+        "10": {"10.1.0.10"},
+    }
+
+
+@pytest.mark.parametrize("run", ["w-[2-1]", "w-[1-99999999]", "w-[1]", "[a-b]", "w-[1-2]x"])
+def test_a_run_that_is_none_is_refused(run: str) -> None:
+    with pytest.raises(ValueError, match="run"):
+        read_addresses({run: ["10.0.0.1"]})
+
+
 @pytest.mark.parametrize("raw", [None, {}, {"a": []}, {"a": "10.0.0.1"}, {"a": ["10.0.0.0/8"]}])
 def test_a_configuration_without_addresses_is_refused(raw: Any) -> None:
     with pytest.raises(ValueError, match=r"nodes|address"):

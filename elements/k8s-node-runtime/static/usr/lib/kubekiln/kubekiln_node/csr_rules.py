@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 from typing import NamedTuple
 
 from cryptography import x509
@@ -20,6 +21,10 @@ NODES_GROUP = "system:nodes"
 USER_PREFIX = "system:node:"
 NEEDED_USAGE = "server auth"
 ALLOWED_USAGES = {"digital signature", "key encipherment", NEEDED_USAGE}
+
+# As parts/approver.py of cloudinit writes it.
+RUN = re.compile(r"([-a-z0-9]*)\[(\d+)-(\d+)\]")
+LONGEST_RUN = 65536
 
 Addresses = dict[str, frozenset[str]]
 
@@ -127,7 +132,11 @@ def _name_problems(
 
 
 def read_addresses(raw: object) -> Addresses:
-    """Read `{"node": ["10.0.0.1", …]}`; raises ValueError naming what is wrong."""
+    """Read `{"node": ["10.0.0.1", …], "w-[001-300]": ["10.0.1.1"]}`.
+
+    Brackets stand for a run of nodes whose numbers and addresses go up by one from the first's.
+    Raises ValueError naming what is wrong.
+    """
     if not isinstance(raw, dict) or not raw:
         raise ValueError("nodes is not an object of node names")
     nodes: Addresses = {}
@@ -135,5 +144,19 @@ def read_addresses(raw: object) -> Addresses:
         if not isinstance(addresses, list) or not addresses:
             raise ValueError(f"nodes.{node} is not a list of addresses")
         # Canonical text: 2001:DB8::1 and 2001:db8:0::1 are one address.
-        nodes[node] = frozenset(str(ipaddress.ip_address(address)) for address in addresses)
+        first = [ipaddress.ip_address(address) for address in addresses]
+        for offset, name in enumerate(_names(node)):
+            nodes[name] = frozenset(str(address + offset) for address in first)
     return nodes
+
+
+def _names(node: str) -> list[str]:
+    match = RUN.fullmatch(node)
+    if match is None:
+        if "[" in node:
+            raise ValueError(f"nodes.{node} is neither a name nor a run such as w-[001-300]")
+        return [node]
+    prefix, first, last = match.groups()
+    if not int(first) <= int(last) < int(first) + LONGEST_RUN:
+        raise ValueError(f"nodes.{node} is not a run of 1 to {LONGEST_RUN} nodes")
+    return [f"{prefix}{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
