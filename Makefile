@@ -53,7 +53,7 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
-.PHONY: fmt lint type fast check test e2e golden docs bench-bake
+.PHONY: fmt lint type fast check test e2e golden docs bench-render bench-bake
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -79,6 +79,9 @@ golden: setup ## rewrite the golden files (the rewriting run fails)
 
 docs: setup ## write the generated reference pages and JSON Schemas
 	@$(BIN)/python -m kubekiln.operations.reference
+
+bench-render: setup ## [NODES=5000] measure the rendering of a large cluster
+	@$(BIN)/python -m bench.render --nodes $(or $(NODES),5000)
 
 bench-bake: setup ## measure the bakes and boots of the table in docs/performance.md
 	@$(BIN)/python bench/bake.py
