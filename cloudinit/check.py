@@ -31,15 +31,17 @@ _LARGEST_SHOWN = 5
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def check_userdata(cluster: Cluster, files: tuple[NodeFile, ...], userdata: bytes) -> None:
-    """Raise ConfigError with all problems of a node's payload."""
+def check_userdata(cluster: Cluster, files: tuple[NodeFile, ...], userdata: bytes) -> int:
+    """Raise ConfigError with all problems of a node's payload; gives its compressed size."""
+    size_gzip = len(compress(userdata))
     problems = [
         *(Problem(text) for text in structure_problems(userdata)),
         *(Problem(text) for text in secrecy_problems(files)),
-        *size_problems(cluster, files, userdata),
+        *size_problems(cluster, files, size_gzip),
     ]
     if problems:
         raise ConfigError.of(problems)
+    return size_gzip
 
 
 def structure_problems(userdata: bytes) -> Iterator[str]:
@@ -73,10 +75,10 @@ def secrecy_problems(files: tuple[NodeFile, ...]) -> Iterator[str]:
 
 
 def size_problems(
-    cluster: Cluster, files: tuple[NodeFile, ...], userdata: bytes
+    cluster: Cluster, files: tuple[NodeFile, ...], size_gzip: int
 ) -> Iterator[Problem]:
     """The payload fits the platform that the cluster is for."""
-    fits = {fit.name: fit for fit in measure_all(compress(userdata))}
+    fits = {fit.name: fit for fit in measure_all(size_gzip)}
     fit = fits[cluster.datasource]
     if fit.is_within:
         return

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,11 +20,9 @@ class Limit:
     size: int | None
     counted: Counted
 
-    def measure(self, compressed: bytes) -> int:
+    def measure(self, size_gzip: int) -> int:
         """Count bytes as the platform does."""
-        if self.counted == "gzip":
-            return len(compressed)
-        return len(base64.b64encode(compressed))
+        return size_gzip if self.counted == "gzip" else -(-size_gzip // 3) * 4
 
 
 # From the platforms' documentation (docs/clusters.md has the sources). EC2, Linode, Azure and GCE
@@ -56,6 +53,6 @@ class Fit:
         return self.limit.size is None or self.size <= self.limit.size
 
 
-def measure_all(compressed: bytes) -> tuple[Fit, ...]:
-    """Hold a compressed payload against every platform."""
-    return tuple(Fit(name, limit, limit.measure(compressed)) for name, limit in LIMITS.items())
+def measure_all(size_gzip: int) -> tuple[Fit, ...]:
+    """Hold the size of a compressed payload against every platform."""
+    return tuple(Fit(name, limit, limit.measure(size_gzip)) for name, limit in LIMITS.items())

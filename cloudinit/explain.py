@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from cloudinit.model import Cluster
 from cloudinit.part import NodeFile
-from cloudinit.render import Payload, render_payload
-from cloudinit.state import State
+from cloudinit.render import Payload, open_state, render_payload
 from cloudinit.userdata import compress, render_userdata
+from cloudinit.versions import component_versions
 from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
 
@@ -36,13 +35,8 @@ def explain_node(cluster: Cluster, node_name: str, *, project: Project) -> tuple
             f"cluster {cluster.name} has no node {node_name!r}",
             hint=f"it has: {', '.join(n.name for n in cluster.nodes)}",
         )
-    state = State.open(
-        project.state_dir / cluster.name,
-        cluster=cluster.name,
-        config=cluster.pki,
-        now=datetime.now(UTC),
-    )
-    payload = render_payload(cluster, node, state, project)
+    versions = component_versions(cluster, project)
+    payload = render_payload(cluster, node, open_state(cluster, project), project, versions)
     whole = len(compress(payload.seed["user-data"]))
     return tuple(_explain(file, payload, whole) for file in payload.files)
 

@@ -22,7 +22,7 @@ def render(cluster: Cluster, state: State) -> Secret:
     The current context, `<cluster>`, is for the port of this host by which local targets give it;
     `<cluster>-network` is for wherever the nodes' network can be reached from.
     """
-    spec = LeafSpec("host/admin", "kubernetes", "kubernetes-admin", ("client",), ADMINS)
+    spec = LeafSpec("@host/admin", "kubernetes", "kubernetes-admin", ("client",), ADMINS)
     pair, authority = state.leaf(spec), state.authority("kubernetes")
     user = f"{cluster.name}-admin"
     servers = {

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kubekiln.config import CIDR, IPNetwork, Model, Version, invalid
 
@@ -41,12 +42,30 @@ def _only_ipv4(value: object) -> object:
     return value
 
 
+def _recipient(value: object) -> object:
+    import pyrage
+
+    if not isinstance(value, str):
+        return value
+    try:
+        pyrage.x25519.Recipient.from_str(value)
+    except pyrage.RecipientError:
+        raise invalid(
+            f"{value[:20]!r}… is not a recipient of age"
+            if len(value) > 20
+            else f"{value!r} is not a recipient of age",
+            hint="it begins with age1; `age-keygen -y KEYFILE` prints it",
+        ) from None
+    return value
+
+
 def _network_of_ipv4(value: IPNetwork) -> IPv4Network:
     if not isinstance(value, IPv4Network):
         raise invalid(f"{value} is IPv6", hint="only IPv4 networks are supported so far")
     return value
 
 
+Recipient = Annotated[str, BeforeValidator(_recipient)]
 Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
 Address = Annotated[IPv4Address, BeforeValidator(_only_ipv4)]
 if TYPE_CHECKING:
@@ -130,6 +149,32 @@ class Pki(Model):
     """Life of the other certificates in days; one in its last third is renewed by rendering."""
 
 
+class Encryption(Model):
+    """How the state (authorities, keys) rests on this host; in the clear if nothing is said."""
+
+    recipients: tuple[Recipient, ...] = ()
+    """Public keys of age (`age1…`): whoever has one of their identities can open the state."""
+    passphrase: bool = False
+    """Whether a passphrase opens it instead, asked for on the terminal; opening takes seconds."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Encryption:
+        if self.passphrase and self.recipients:
+            raise invalid(
+                "recipients and passphrase are both given",
+                hint="age takes a passphrase alone: leave out one of them",
+                at=("passphrase",),
+            )
+        return self
+
+
+class StateSettings(Model):
+    """The cluster's secrets between two renderings, in state/<cluster>."""
+
+    encryption: Encryption = Encryption()
+    """Encryption at rest; a change takes effect at the next rendering."""
+
+
 class Etcd(Model):
     """The cluster's database."""
 
@@ -202,6 +247,8 @@ class Cluster(Model):
     """The API server's addresses."""
     pki: Pki = Pki()
     """Keys and certificates."""
+    state: StateSettings = StateSettings()
+    """The cluster's secrets on this host."""
     etcd: Etcd = Etcd()
     """The database."""
     kubelet: Kubelet = Kubelet()
@@ -213,12 +260,12 @@ class Cluster(Model):
     nodes: tuple[Node, ...] = Field(min_length=1)
     """The machines."""
 
-    @property
+    @cached_property
     def masters(self) -> tuple[Node, ...]:
         """The nodes with an API server."""
         return tuple(node for node in self.nodes if node.serves_api)
 
-    @property
+    @cached_property
     def workers(self) -> tuple[Node, ...]:
         """The nodes that only run pods."""
         return tuple(node for node in self.nodes if node.role == "worker")
@@ -229,12 +276,12 @@ class Cluster(Model):
         wanted = self.kubelet.pods_on_masters
         return bool(self.workers) if wanted is None else not wanted
 
-    @property
+    @cached_property
     def balancers(self) -> tuple[Node, ...]:
         """The nodes that only lead to the masters."""
         return tuple(node for node in self.nodes if node.role == "lb")
 
-    @property
+    @cached_property
     def etcd_members(self) -> tuple[Node, ...]:
         """The nodes with the database: those of role `etcd`, or else the masters."""
         return tuple(node for node in self.nodes if node.role == "etcd") or self.masters

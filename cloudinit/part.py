@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from kubekiln.paths import Project
 
 _HERE = Path(__file__).parent
 _TEMPLATES = _HERE / "templates"
-_UNITS = _HERE / "units"
 
 _JINJA = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -113,15 +113,19 @@ def from_static(
 ) -> NodeFile:
     """Take the file that lies at `path` below templates/ as it is."""
     source = f"templates{path}"
-    body = (_TEMPLATES / path.lstrip("/")).read_text()
-    return NodeFile(path, _content(path, source, keys, body), source, keys, mode, owner)
+    return NodeFile(path, _whole(path, source, keys), source, keys, mode, owner)
 
 
 def unit(name: str) -> NodeFile:
     """Take a whole unit from units/; CIS 4.1.1 wants mode 0600, and systemd reads it so."""
     path, source = f"{_UNIT_DIR}/{name}", f"units/{name}"
-    body = (_UNITS / name).read_text()
-    return NodeFile(path, _content(path, source, (), body), source, mode=0o600)
+    return NodeFile(path, _whole(path, source, ()), source, mode=0o600)
+
+
+@functools.cache
+def _whole(path: str, source: str, keys: tuple[str, ...]) -> bytes:
+    """Read a file that is the same on every node, once."""
+    return _content(path, source, keys, (_HERE / source).read_text())
 
 
 def _content(path: str, source: str, keys: tuple[str, ...], body: str) -> bytes:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
@@ -67,12 +67,27 @@ class LeafSpec:
     dns_names: tuple[str, ...] = ()
     addresses: tuple[IPv4Address | IPv6Address, ...] = ()
 
-    def digest(self, *, algorithm: str, days: int, issuer: bytes) -> str:
-        """Hash all that the certificate depends on; `issuer` is the CA's certificate."""
+    def digest(self, *, algorithm: str, days: int, issuer: Issuer) -> str:
+        """Hash all that the certificate depends on."""
         fields = [self.name, self.ca, self.common_name, self.usages, self.organization,
                   self.dns_names, [str(a) for a in self.addresses], algorithm, days,
-                  hashlib.sha256(issuer).hexdigest()]  # fmt: skip
+                  issuer.digest]  # fmt: skip
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """An authority ready to sign: reading its key costs more than a signature."""
+
+    key: PrivateKey = field(repr=False)
+    certificate: x509.Certificate
+    digest: str
+
+    @classmethod
+    def load(cls, pair: KeyPair) -> Issuer:
+        """Read an authority's key and certificate."""
+        certificate = x509.load_pem_x509_certificate(pair.certificate)
+        return cls(load_key(pair.key), certificate, hashlib.sha256(pair.certificate).hexdigest())
 
 
 def generate_key(algorithm: str) -> Secret:
@@ -102,11 +117,10 @@ def make_authority(common_name: str, *, algorithm: str, days: int, now: datetime
 
 
 def issue_leaf(
-    spec: LeafSpec, authority: KeyPair, *, algorithm: str, days: int, now: datetime
+    spec: LeafSpec, issuer: Issuer, *, algorithm: str, days: int, now: datetime
 ) -> KeyPair:
     """Make a key and have its certificate signed; it ends no later than its authority does."""
-    ca_key = load_key(authority.key)
-    ca = x509.load_pem_x509_certificate(authority.certificate)
+    ca = issuer.certificate
     key = _GENERATORS[algorithm]()
     start = max(_start(now), ca.not_valid_before_utc)
     builder = (
@@ -126,7 +140,7 @@ def issue_leaf(
     names += [x509.IPAddress(a) for a in spec.addresses]
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    certificate = builder.sign(ca_key, _hash_for(ca_key))
+    certificate = builder.sign(issuer.key, _hash_for(issuer.key))
     return KeyPair(_key_pem(key), certificate.public_bytes(serialization.Encoding.PEM))
 
 

@@ -1,30 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """How does a cluster's configuration become what its machines boot from?
 
-Everything is rendered and checked in memory first; then the state is written, then the nodes.
+Each node is rendered, checked and put aside; when all are there the state is written, then they
+appear at once. Whatever interrupts it leaves state and nodes as they were, or as they are to be.
 """
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cloudinit import hostkubeconfig
+from cloudinit import hostkubeconfig, pool
 from cloudinit.check import check_userdata
 from cloudinit.datasource import Fit, measure_all
 from cloudinit.model import Cluster, Node
 from cloudinit.networkconfig import render_networkconfig
 from cloudinit.part import Context, NodeFile
+from cloudinit.pool import Chunk, Size
 from cloudinit.roles import compose
 from cloudinit.seed import build_iso
+from cloudinit.staging import publish, staged, write_node
 from cloudinit.state import State
-from cloudinit.userdata import compress, node_files, render_metadata, render_userdata
+from cloudinit.userdata import node_files, render_metadata, render_userdata
 from cloudinit.versions import component_versions
-from kubekiln.errors import ConfigError
+from kubekiln.errors import ConfigError, StorageError
 from kubekiln.files import locked, make_dir, write_atomic
 from kubekiln.paths import Project
+from kubekiln.progress import say, step
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,33 @@ class RenderedNode:
     name: str
     role: str
     directory: Path
-    user_data: Path
-    meta_data: Path
-    network_config: Path
-    seed_iso: Path
     mac: str
     address: str
     """Without prefix length."""
     size: int
     """Of the user-data, uncompressed, in bytes."""
     size_gzip: int
-    fits: tuple[Fit, ...]
+
+    @property
+    def user_data(self) -> Path:
+        return self.directory / "user-data"
+
+    @property
+    def meta_data(self) -> Path:
+        return self.directory / "meta-data"
+
+    @property
+    def network_config(self) -> Path:
+        return self.directory / "network-config"
+
+    @property
+    def seed_iso(self) -> Path:
+        return self.directory / "seed.iso"
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """How it stands against every platform's limit."""
+        return measure_all(self.size_gzip)
 
 
 @dataclass(frozen=True)
@@ -66,88 +87,142 @@ class Payload:
     context: Context
     files: tuple[NodeFile, ...]
     seed: dict[str, bytes] = field(repr=False)
+    size_gzip: int
 
 
 def render_cluster(
-    cluster: Cluster, *, project: Project, now: datetime | None = None, new_cluster: bool = False
+    cluster: Cluster,
+    *,
+    project: Project,
+    now: datetime | None = None,
+    new_cluster: bool = False,
+    workers: int | None = None,
 ) -> RenderedCluster:
     """Render every node into build/nodes/<cluster>/, and keep secrets in state/<cluster>/.
 
-    Rendering again from the same configuration gives the same bytes. Raises ConfigError if the
-    state is gone while nodes rendered from it are there, unless a `new_cluster` is asked for.
+    Rendering again from the same configuration gives the same bytes, by however many `workers`
+    (all CPUs if not given). Raises ConfigError if the state is gone while nodes rendered from it
+    are there, unless a `new_cluster` is asked for.
     """
-    directory = project.state_dir / cluster.name
+    directory, final_dir = project.state_dir / cluster.name, project.nodes_dir / cluster.name
     make_dir(project.state_dir, mode=0o700)
-    with locked(project.state_dir / f".{cluster.name}.lock"):
-        state = State.open(
-            directory, cluster=cluster.name, config=cluster.pki, now=now or datetime.now(UTC)
-        )
+    with _alone(project.state_dir / f".{cluster.name}.lock", cluster.name):
+        state = open_state(cluster, project, now=now)
         if new_cluster:
             _refuse_replacement(state)
         elif state.is_new:
             _refuse_orphans(cluster, project)
         created = state.is_new
-        payloads = render_payloads(cluster, state=state, project=project)
+        state.complete()
         kubeconfig = hostkubeconfig.render(cluster, state)
-        state.commit()
-        write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
-        nodes = tuple(_write(payload, cluster, project) for payload in payloads)
-        _remove_others(cluster, project)
+        with staged(final_dir) as staging_dir:
+            sizes = _render_nodes(cluster, state, project, staging_dir, workers)
+            state.commit()
+            write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
+            publish(staging_dir, final_dir)
+        nodes = tuple(
+            _rendered(cluster, node, size, final_dir)
+            for node, size in zip(cluster.nodes, sizes, strict=True)
+        )
         name, days = state.days_left()
     return RenderedCluster(nodes, directory / hostkubeconfig.NAME, directory, created, name, days)
 
 
+def open_state(cluster: Cluster, project: Project, *, now: datetime | None = None) -> State:
+    """Open the cluster's state, as its configuration says how; writes nothing."""
+    return State.open(
+        project.state_dir / cluster.name,
+        cluster=cluster.name,
+        config=cluster.pki,
+        now=now or datetime.now(UTC),
+        encryption=cluster.state.encryption,
+    )
+
+
 def render_payloads(cluster: Cluster, *, state: State, project: Project) -> tuple[Payload, ...]:
     """Render and check every node in memory."""
-    return tuple(render_payload(cluster, node, state, project) for node in cluster.nodes)
-
-
-def render_payload(cluster: Cluster, node: Node, state: State, project: Project) -> Payload:
-    """Render and check one node in memory."""
     versions = component_versions(cluster, project)
+    return tuple(render_payload(cluster, n, state, project, versions) for n in cluster.nodes)
+
+
+def render_payload(
+    cluster: Cluster, node: Node, state: State, project: Project, versions: Mapping[str, str]
+) -> Payload:
+    """Render and check one node in memory."""
     context = Context(cluster, node, state, project, versions)
     files = node_files(context, compose(context))
     userdata = render_userdata(context, files)
-    check_userdata(cluster, files, userdata)
+    size_gzip = check_userdata(cluster, files, userdata)
     seed = {
         "meta-data": render_metadata(context, userdata),
         "network-config": render_networkconfig(context),
         "user-data": userdata,
     }
-    return Payload(context, files, seed)
+    return Payload(context, files, seed, size_gzip)
 
 
-def _write(payload: Payload, cluster: Cluster, project: Project) -> RenderedNode:
-    node = payload.context.node
-    directory = project.nodes_dir / cluster.name / node.name
-    make_dir(directory.parent, mode=0o700)
-    make_dir(directory, mode=0o700)
-    for name, content in payload.seed.items():
-        write_atomic(directory / name, content, mode=0o600)
-    write_atomic(directory / "seed.iso", build_iso(payload.seed), mode=0o600)
-    compressed = compress(payload.seed["user-data"])
+@dataclass(frozen=True)
+class _Job:
+    """All that it takes to render any node of a cluster."""
+
+    cluster: Cluster
+    state: State
+    project: Project
+    versions: Mapping[str, str]
+    staging_dir: Path
+
+    def render(self, indexes: range) -> Chunk:
+        """Render some nodes and put them aside."""
+        sizes = tuple(self._render_one(self.cluster.nodes[index]) for index in indexes)
+        return Chunk(sizes, self.state.take_new_leaves(), self.state.first_end)
+
+    def _render_one(self, node: Node) -> Size:
+        payload = render_payload(self.cluster, node, self.state, self.project, self.versions)
+        files = {**payload.seed, "seed.iso": build_iso(payload.seed)}
+        write_node(self.staging_dir / node.name, files)
+        return Size(len(payload.seed["user-data"]), payload.size_gzip)
+
+
+def _render_nodes(
+    cluster: Cluster, state: State, project: Project, staging_dir: Path, workers: int | None
+) -> list[Size]:
+    job = _Job(cluster, state, project, component_versions(cluster, project), staging_dir)
+    count = len(cluster.nodes)
+    sizes: list[Size] = []
+    with (
+        pool.rendering(count, job.render, workers=workers or pool.default_workers(count)) as chunks,
+        step(f"Rendering cluster {cluster.name}") as note,
+    ):
+        for chunk in chunks:
+            sizes += chunk.sizes
+            state.adopt(chunk.new_leaves)
+            state.note_end(chunk.first_end)
+            note(f"{len(sizes)} of {count} nodes")
+    return sizes
+
+
+def _rendered(cluster: Cluster, node: Node, size: Size, final_dir: Path) -> RenderedNode:
     return RenderedNode(
         name=node.name,
         role=node.role,
-        directory=directory,
-        user_data=directory / "user-data",
-        meta_data=directory / "meta-data",
-        network_config=directory / "network-config",
-        seed_iso=directory / "seed.iso",
+        directory=final_dir / node.name,
         mac=cluster.mac_of(node),
         address=str(node.address),
-        size=len(payload.seed["user-data"]),
-        size_gzip=len(compressed),
-        fits=measure_all(compressed),
+        size=size.plain,
+        size_gzip=size.gzip,
     )
 
 
-def _remove_others(cluster: Cluster, project: Project) -> None:
-    """Remove the payloads of nodes that the cluster no longer has: there are keys in them."""
-    names = {node.name for node in cluster.nodes}
-    for directory in (project.nodes_dir / cluster.name).iterdir():
-        if directory.is_dir() and directory.name not in names:
-            shutil.rmtree(directory)
+@contextlib.contextmanager
+def _alone(lock: Path, name: str) -> Iterator[None]:
+    """Let one process at a time render a cluster; another one says that it waits."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, blocking=False))
+        except StorageError:
+            say(f"another kubekiln renders cluster {name}: waiting until it is done")
+            stack.enter_context(locked(lock))
+        yield
 
 
 def _refuse_replacement(state: State) -> None:

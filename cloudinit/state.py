@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where are a cluster's secrets kept between two renderings, and how do they come to be?
 
-`state/<cluster>/` (0700) holds the authorities, the keys and every certificate issued. Whoever has
-it owns the cluster; whoever loses it can't add or replace a node. New secrets live in memory until
-`commit`, which writes the marker of a complete state last: an interrupted first rendering is gone
-on with, and a state that once was complete is never filled up silently.
+`state/<cluster>/state` (0600 in 0700) holds the authorities, the keys and every certificate issued.
+Whoever has it owns the cluster; whoever loses it can't add or replace a node. New secrets live in
+memory until `commit`, which replaces the file at once: an interruption leaves the old one, whole.
 """
 
 from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
-from cloudinit import pki
-from cloudinit.model import Pki
-from cloudinit.pki import KeyPair, LeafSpec
-from kubekiln.errors import KubekilnError
-from kubekiln.files import make_dir, sync_dir, write_atomic
+from cloudinit import pki, statefile
+from cloudinit.model import Encryption, Pki
+from cloudinit.pki import Issuer, KeyPair, LeafSpec
+from cloudinit.statefile import Document, Leaf, StateError
+from cloudinit.statelegacy import read_legacy, remove_legacy
+from cloudinit.stateseal import Seal
+from kubekiln.files import make_dir, write_atomic
 from kubekiln.secret import Secret
 
-FORMAT = "kubekiln-state 1\n"
-_MARKER = "version"
-_CERTIFICATE_START = b"-----BEGIN CERTIFICATE-----"
+__all__ = ["AUTHORITIES", "State", "StateError"]
 
+AUTHORITIES = ("kubernetes", "etcd", "front-proxy")
+_DIGITS = 16
+_T = TypeVar("_T")
 
-class StateError(KubekilnError):
-    """The state directory is damaged, foreign, or of another format."""
+NewLeaf = tuple[str, str, bytes, bytes]
+"""Name, digest, key and certificate: a new leaf on its way between two of our processes."""
 
 
 @dataclass
@@ -40,141 +44,167 @@ class State:
     config: Pki
     now: datetime
     is_new: bool
-    _pending: dict[Path, bytes] = field(default_factory=dict, repr=False)
-    _superseded: list[Path] = field(default_factory=list)
-    _used: list[tuple[str, bytes]] = field(default_factory=list, repr=False)
+    _document: Document = field(repr=False)
+    _seal: Seal = field(repr=False)
+    _is_changed: bool = False
+    _is_complete: bool = False
+    _issuers: dict[str, Issuer] = field(default_factory=dict, repr=False)
+    _new_leaves: list[NewLeaf] = field(default_factory=list, repr=False)
+    _first_end: tuple[datetime, str] | None = None
 
     @classmethod
-    def open(cls, directory: Path, *, cluster: str, config: Pki, now: datetime) -> State:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        cluster: str,
+        config: Pki,
+        now: datetime,
+        encryption: Encryption | None = None,
+    ) -> State:
         """Open a state, or begin one where there is none; writes nothing.
 
-        Raises StateError for a directory that holds something else.
+        Raises StateError for a state that is damaged, foreign or can't be decrypted.
         """
-        marker = directory / _MARKER
-        is_new = not marker.exists()
-        if not is_new and marker.read_text() != FORMAT:
-            raise StateError(
-                f"state format {marker.read_text().strip()!r} is not {FORMAT.strip()!r}",
-                where=str(marker),
-                hint="use the kubekiln that wrote it",
-            )
-        return cls(directory, cluster, config, now, is_new)
+        seal = Seal(encryption or Encryption(), cluster=cluster)
+        path = directory / statefile.NAME
+        if path.exists():
+            content = seal.open(path.read_bytes(), path=path)
+            document = statefile.decode(content, path=path, cluster=cluster)
+            changed = document.sealed_for != seal.sealed_for
+            return cls(directory, cluster, config, now, False, document, seal, changed)
+        legacy = read_legacy(directory, cluster=cluster)
+        if legacy is not None:
+            is_new = not legacy.is_complete
+            return cls(directory, cluster, config, now, is_new, legacy.document, seal, True)
+        return cls(directory, cluster, config, now, True, Document(cluster), seal, True)
+
+    def complete(self) -> None:
+        """Make every secret that nodes share: from then on only leaves are made.
+
+        Processes that render nodes side by side would else make each one of their own.
+        """
+        if self._is_changed:
+            self._seal.prepare()
+        for name in AUTHORITIES:
+            self.authority(name)
+        self.service_account_key()
+        self.encryption_key()
+        self._is_complete = True
 
     def authority(self, name: str) -> KeyPair:
-        """Give a certificate authority: `kubernetes`, `etcd` or `front-proxy`."""
-        path = self.directory / "authorities" / f"{name}.pem"
-        stored = self._read(path)
-        if stored is None:
-            self._refuse_to_replace(path)
-            common_name = f"{self.cluster} {name} CA"
-            pair = pki.make_authority(
-                common_name, algorithm=self.config.algorithm, days=self.config.ca_days, now=self.now
-            )
-            stored = self._keep(path, _join(pair))
-        return _split(stored, path)
+        """Give a certificate authority, one of AUTHORITIES."""
+        return self._shared(
+            self._document.authorities,
+            name,
+            lambda: pki.make_authority(
+                f"{self.cluster} {name} CA",
+                algorithm=self.config.algorithm,
+                days=self.config.ca_days,
+                now=self.now,
+            ),
+        )
 
     def leaf(self, spec: LeafSpec) -> KeyPair:
         """Give the certificate for `spec`: the one issued before, or a new one.
 
         A new one is issued if the spec or the authority changed, or in the last third of its life.
         """
-        authority = self.authority(spec.ca)
-        kind = self.config.algorithm
-        digest = spec.digest(
-            algorithm=kind, days=self.config.leaf_days, issuer=authority.certificate
-        )
-        path = self.directory / "leaves" / f"{spec.name}.{digest[:16]}.pem"
-        stored = self._read(path)
-        if stored is not None and not self._is_aging(_split(stored, path).certificate):
-            pair = _split(stored, path)
+        kind, days = self.config.algorithm, self.config.leaf_days
+        issuer = self._issuer(spec.ca)
+        digest = spec.digest(algorithm=kind, days=days, issuer=issuer)[:_DIGITS]
+        kept = self._document.leaves.get(spec.name)
+        if kept is None or kept.digest != digest or self._is_aging(kept.pair.certificate):
+            pair = pki.issue_leaf(spec, issuer, algorithm=kind, days=days, now=self.now)
+            self._keep(spec.name, Leaf(digest, pair))
         else:
-            pair = pki.issue_leaf(
-                spec, authority, algorithm=kind, days=self.config.leaf_days, now=self.now
-            )
-            self._keep(path, _join(pair))
-        others = path.parent.glob(f"{path.name.rsplit('.', 2)[0]}.*.pem")
-        self._superseded += sorted(other for other in others if other != path)
-        self._used.append((spec.name, pair.certificate))
+            pair = kept.pair
+        self.note_end((pki.validity(pair.certificate)[1], spec.name))
         return pair
 
     def service_account_key(self) -> Secret:
         """Give the key that signs and verifies service-account tokens, one for the cluster."""
-        path = self.directory / "keys" / "service-account.pem"
-        stored = self._read(path)
-        if stored is None:
-            self._refuse_to_replace(path)
-            stored = self._keep(path, pki.generate_key(self.config.algorithm).reveal())
-        return Secret(stored)
+        return self._shared(
+            self._document.keys,
+            "service-account",
+            lambda: pki.generate_key(self.config.algorithm),
+        )
 
     def encryption_key(self) -> Secret:
         """Give the key under which secrets rest in etcd: 32 bytes, base64."""
-        path = self.directory / "keys" / "encryption.key"
-        stored = self._read(path)
-        if stored is None:
-            self._refuse_to_replace(path)
-            stored = self._keep(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
-        return Secret(stored.strip())
+        stored = self._shared(
+            self._document.keys,
+            "encryption",
+            lambda: Secret(base64.b64encode(secrets.token_bytes(32)) + b"\n"),
+        )
+        return Secret(stored.reveal().strip())
+
+    @property
+    def first_end(self) -> tuple[datetime, str]:
+        """The certificate that ends first among those used: when, and its name."""
+        if self._first_end is None:
+            raise AssertionError("no certificate was used")
+        return self._first_end
+
+    def note_end(self, end: tuple[datetime, str]) -> None:
+        """Take note of a certificate that is used, here or by another process."""
+        if self._first_end is None or end < self._first_end:
+            self._first_end = end
 
     def days_left(self) -> tuple[str, int]:
         """Name the certificate that ends first among those used, and its days left."""
-        ends = [(pki.validity(certificate)[1], name) for name, certificate in self._used]
-        end, name = min(ends)
+        end, name = self.first_end
         return name, (end - self.now).days
 
+    def take_new_leaves(self) -> list[NewLeaf]:
+        """Give the leaves made since the last call."""
+        taken, self._new_leaves = self._new_leaves, []
+        return taken
+
+    def adopt(self, leaves: Iterable[NewLeaf]) -> None:
+        """Keep leaves that another process made from this state."""
+        for name, digest, key, certificate in leaves:
+            self._keep(name, Leaf(digest, KeyPair(Secret(key), certificate)))
+
     def commit(self) -> None:
-        """Write what is new; each file at once or not at all, the marker last."""
+        """Replace the file by what the state is now, at once or not at all; only if it changed."""
         make_dir(self.directory, mode=0o700)
-        for path, content in self._pending.items():
-            for parent in reversed(path.relative_to(self.directory).parents):
-                make_dir(self.directory / parent, mode=0o700)
-            write_atomic(path, content, mode=0o600)
-        for path in self._superseded:
-            path.unlink(missing_ok=True)
-        if self.is_new:
-            sync_dir(self.directory)
-            write_atomic(self.directory / _MARKER, FORMAT, mode=0o600)
-        self._pending.clear()
-        self._superseded.clear()
-        self.is_new = False
+        for left in self.directory.glob(".*"):
+            # A write that was killed leaves its temporary file, with secrets in it.
+            left.unlink()
+        if self._is_changed:
+            self._document.sealed_for = self._seal.sealed_for
+            content = self._seal.close(statefile.encode(self._document))
+            write_atomic(self.directory / statefile.NAME, content, mode=0o600)
+        remove_legacy(self.directory)
+        self._is_changed = self.is_new = False
 
-    def _read(self, path: Path) -> bytes | None:
-        if path in self._pending:
-            return self._pending[path]
-        return path.read_bytes() if path.exists() else None
-
-    def _keep(self, path: Path, content: bytes) -> bytes:
-        self._pending[path] = content
-        return content
-
-    def _refuse_to_replace(self, path: Path) -> None:
+    def _shared(self, kind: dict[str, _T], name: str, make: Callable[[], _T]) -> _T:
+        if name in kind:
+            return kind[name]
+        if self._is_complete:
+            raise AssertionError(f"{name} is shared by nodes: State.complete must make it")
         if not self.is_new:
             raise StateError(
-                f"the state of cluster {self.cluster} lacks {path.name}",
-                where=str(path),
+                f"the state of cluster {self.cluster} lacks {name}",
+                where=str(self.directory),
                 hint="restore it from a backup: a new one would not fit the nodes that run",
             )
+        kind[name] = make()
+        self._is_changed = True
+        return kind[name]
+
+    def _keep(self, name: str, leaf: Leaf) -> None:
+        self._document.leaves[name] = leaf
+        pair = leaf.pair
+        self._new_leaves.append((name, leaf.digest, pair.key.reveal(), pair.certificate))
+        self._is_changed = True
+
+    def _issuer(self, name: str) -> Issuer:
+        if name not in self._issuers:
+            self._issuers[name] = Issuer.load(self.authority(name))
+        return self._issuers[name]
 
     def _is_aging(self, certificate: bytes) -> bool:
         start, end = pki.validity(certificate)
         return self.now > end - (end - start) / 3
-
-
-def _join(pair: KeyPair) -> bytes:
-    # One file, so that key and certificate can't come from two interrupted renderings.
-    return pair.key.reveal() + pair.certificate
-
-
-def _split(stored: bytes, path: Path) -> KeyPair:
-    cut = stored.find(_CERTIFICATE_START)
-    pair = KeyPair(Secret(stored[:cut]), stored[cut:])
-    try:
-        fits = cut > 0 and pki.belong_together(pair)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise StateError(
-            f"{path.name} does not hold a key and its certificate",
-            where=str(path),
-            hint="restore the state from a backup",
-        )
-    return pair

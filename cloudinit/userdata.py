@@ -10,11 +10,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import textwrap
 
 import yaml
 
 from cloudinit.credentials import CA_PATH, PKI_DIR
+from cloudinit.networkconfig import Dumper
 from cloudinit.part import Context, NodeFile, Part, from_template
 from cloudinit.pki import validity
 
@@ -64,7 +64,7 @@ def render_metadata(context: Context, userdata: bytes) -> bytes:
         # once; otherwise cloud-init would wait for a network that it doesn't need.
         "dsmode": "local",
     }
-    return yaml.safe_dump(document, sort_keys=False).encode()
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False).encode()
 
 
 def compress(userdata: bytes) -> bytes:
@@ -142,6 +142,7 @@ def _entry(file: NodeFile) -> str:
 def _scalar(text: str) -> str:
     """Write a file's content as it reads where YAML's literal block can, else quoted."""
     plain = text.endswith("\n") and not text.startswith((" ", "\n")) and not text.endswith("\n\n")
-    if plain and all(line.isprintable() for line in text.split("\n")):
-        return "|\n" + textwrap.indent(text.rstrip("\n"), "    ")
+    lines = text.rstrip("\n").split("\n")
+    if plain and all(line.isprintable() for line in lines):
+        return "|\n" + "\n".join(f"    {line}" if line.strip() else line for line in lines)
     return json.dumps(text)

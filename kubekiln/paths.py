@@ -93,6 +93,22 @@ class Project:
         return sorted({path.stem for d in directories for path in d.glob("*.yaml")})
 
 
+def age_identities_file() -> Path:
+    """Where the user's age identities are: a file named as for sops, or sops' own default."""
+    for name in ("KUBEKILN_AGE_KEY_FILE", "SOPS_AGE_KEY_FILE"):
+        if os.environ.get(name):
+            return Path(os.environ[name])
+    base = os.environ.get("XDG_CONFIG_HOME")
+    home = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"
+    return home / "sops" / "age" / "keys.txt"
+
+
+def passphrase_file() -> Path | None:
+    """The file that holds the passphrase of an encrypted state, where there is no terminal."""
+    name = os.environ.get("KUBEKILN_STATE_PASSPHRASE_FILE")
+    return Path(name) if name else None
+
+
 def cache_dir() -> Path:
     """The user's cache, shared by all checkouts (XDG base directories)."""
     base = os.environ.get("XDG_CACHE_HOME")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cloudinit.explain import Explanation
     from cloudinit.render import RenderedCluster, RenderedNode
 
+_MOST_SHOWN = 20
+
 app = typer.Typer(no_args_is_help=True)
 
 ClusterName = Annotated[
@@ -60,19 +62,24 @@ def render(
         bool,
         typer.Option("--new-cluster", help="Make new authorities although nodes were rendered."),
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Processes that render; one a CPU if not given."),
+    ] = None,
 ) -> None:
     """Write each node's user-data, meta-data, network-config and seed ISO."""
     from cloudinit.render import render_cluster
     from kubekiln.operations.prepare import load
     from kubekiln.paths import Project
-    from kubekiln.progress import step
 
     project = Project.find()
     checked = load(project, cluster).cluster
-    with step(f"Rendering cluster {checked.name}"):
-        rendered = render_cluster(checked, project=project, new_cluster=new_cluster)
-    for node in rendered.nodes:
-        _print_node(node)
+    rendered = render_cluster(checked, project=project, new_cluster=new_cluster, workers=jobs)
+    if len(rendered.nodes) <= _MOST_SHOWN:
+        for node in rendered.nodes:
+            _print_node(node)
+    else:
+        _print_roles(rendered.nodes)
     _print_state(rendered)
 
 
@@ -108,6 +115,14 @@ def _print_node(node: RenderedNode) -> None:
         verdict = "" if fit.is_within else "  does not fit"
         typer.echo(f"    {fit.limit.title:<24} {fit.size:>7,} of {fit.limit.size:>7,} B {share:>6}"
                    f"{verdict}")  # fmt: skip
+
+
+def _print_roles(nodes: tuple[RenderedNode, ...]) -> None:
+    """Of thousands of nodes, say how many each role has, and show its largest."""
+    for role in dict.fromkeys(node.role for node in nodes):
+        of_role = [node for node in nodes if node.role == role]
+        typer.echo(f"{len(of_role):,} of role {role}; the largest user-data is that of")
+        _print_node(max(of_role, key=lambda node: node.size_gzip))
 
 
 def _print_state(rendered: RenderedCluster) -> None:

@@ -36,7 +36,7 @@ specs = st.builds(
 
 
 def issue(spec: LeafSpec = SPEC, *, authority: KeyPair = AUTHORITY, days: int = 365) -> KeyPair:
-    return pki.issue_leaf(spec, authority, algorithm="p256", days=days, now=NOW)
+    return pki.issue_leaf(spec, pki.Issuer.load(authority), algorithm="p256", days=days, now=NOW)
 
 
 def load(pair: KeyPair) -> x509.Certificate:
@@ -98,7 +98,7 @@ def test_an_authority_signs_leaves_only() -> None:
 )
 def test_keys_are_of_the_kind_asked_for(algorithm: str, size: int) -> None:
     authority = pki.make_authority("CA", algorithm=algorithm, days=10, now=NOW)
-    leaf = pki.issue_leaf(SPEC, authority, algorithm=algorithm, days=10, now=NOW)
+    leaf = pki.issue_leaf(SPEC, pki.Issuer.load(authority), algorithm=algorithm, days=10, now=NOW)
 
     key = pki.load_key(leaf.key)
 
@@ -127,7 +127,8 @@ def test_openssl_reads_keys_and_verifies_the_chain_strictly(algorithm: str, tmp_
     spec = LeafSpec(
         "n/s", "kubernetes", "s", ("server",), None, ("lab-1",), (ip_address("10.80.0.11"),)
     )
-    leaf = pki.issue_leaf(spec, authority, algorithm=algorithm, days=365, now=datetime.now(UTC))
+    issuer = pki.Issuer.load(authority)
+    leaf = pki.issue_leaf(spec, issuer, algorithm=algorithm, days=365, now=datetime.now(UTC))
     (tmp_path / "ca.crt").write_bytes(authority.certificate)
     (tmp_path / "leaf.crt").write_bytes(leaf.certificate)
     (tmp_path / "leaf.key").write_bytes(leaf.key.reveal())
@@ -160,7 +161,7 @@ def openssl(*words: str | Path) -> str:
 )
 def test_each_field_of_a_spec_counts_in_its_digest(other: LeafSpec) -> None:
     def digest(spec: LeafSpec) -> str:
-        return spec.digest(algorithm="p256", days=1, issuer=AUTHORITY.certificate)
+        return spec.digest(algorithm="p256", days=1, issuer=pki.Issuer.load(AUTHORITY))
 
     assert digest(SPEC) == digest(LeafSpec("n/use", "kubernetes", "someone", ("client",)))
     assert digest(SPEC) != digest(other)

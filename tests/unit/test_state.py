@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,21 @@ import yaml
 from cloudinit import render as rendering
 from cloudinit.pki import LeafSpec
 from cloudinit.state import StateError
-from kubekiln import files
-from kubekiln.errors import ConfigError, StorageError
+from cloudinit.statefile import Document, decode, encode
+from kubekiln.errors import ConfigError
 from tests.support.clusters import NOW, make_cluster, make_project, make_state, render, snapshot
+
+
+def read(root: Path) -> Document:
+    path = root / "state" / "lab" / "state"
+    return decode(path.read_bytes(), path=path, cluster="lab")
+
+
+def rewrite(root: Path, change: Callable[[Document], object]) -> None:
+    document = read(root)
+    change(document)
+    (root / "state" / "lab" / "state").write_bytes(encode(document))
+
 
 SPEC = LeafSpec("lab-1/use", "kubernetes", "someone", ("client",))
 
@@ -35,7 +48,7 @@ def test_nothing_of_the_state_is_readable_by_others(tmp_path: Path) -> None:
     render(tmp_path)
 
     private = [*(tmp_path / "state").rglob("*"), *(tmp_path / "build" / "nodes" / "lab").rglob("*")]
-    assert len(private) > 20
+    assert {"state", "admin.kubeconfig", "user-data", "seed.iso"} <= {p.name for p in private}
     for path in private:
         assert path.stat().st_mode & 0o077 == 0, path
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
@@ -62,8 +75,8 @@ def test_a_new_cluster_may_be_asked_for(tmp_path: Path) -> None:
     )
 
     assert made.created_state
-    old = (tmp_path / "elsewhere" / "authorities" / "kubernetes.pem").read_bytes()
-    assert (made.state_directory / "authorities" / "kubernetes.pem").read_bytes() != old
+    old = (tmp_path / "elsewhere" / "state").read_bytes()
+    assert (made.state_directory / "state").read_bytes() != old
 
 
 def test_a_new_cluster_never_replaces_a_state(tmp_path: Path) -> None:
@@ -78,80 +91,98 @@ def test_a_new_cluster_never_replaces_a_state(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "authorities/kubernetes.pem",
-        "authorities/etcd.pem",
-        "authorities/front-proxy.pem",
-        "keys/service-account.pem",
-        "keys/encryption.key",
-    ],
-)
-def test_a_secret_that_is_gone_is_not_made_anew(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["kubernetes", "etcd", "front-proxy"])
+def test_an_authority_that_is_gone_is_not_made_anew(tmp_path: Path, name: str) -> None:
     render(tmp_path)
-    (tmp_path / "state" / "lab" / name).unlink()
+    rewrite(tmp_path, lambda document: document.authorities.pop(name))
 
-    with pytest.raises(StateError, match="lacks") as error:
+    with pytest.raises(StateError, match=f"lacks {name}") as error:
         render(tmp_path)
 
     assert "backup" in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
-def test_a_damaged_authority_is_refused_without_printing_it(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("name", ["service-account", "encryption"])
+def test_a_key_that_is_gone_is_not_made_anew(tmp_path: Path, name: str) -> None:
     render(tmp_path)
-    (tmp_path / "state" / "lab" / "authorities" / "etcd.pem").write_bytes(content)
+    rewrite(tmp_path, lambda document: document.keys.pop(name))
 
-    with pytest.raises(StateError, match="does not hold a key and its certificate"):
+    with pytest.raises(StateError, match=f"lacks {name}"):
         render(tmp_path)
 
 
-def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
-    render(tmp_path)
-    (tmp_path / "state" / "lab" / "version").write_text("kubekiln-state 99\n")
+def damage(content: bytes) -> dict[str, bytes]:
+    middle = len(content) // 2
+    return {
+        "empty": b"",
+        "foreign": b"nonsense\n" + content,
+        "cut short": content[:middle],
+        "one byte other": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }
 
-    with pytest.raises(StateError, match="99"):
+
+@pytest.mark.parametrize("kind", ["empty", "foreign", "cut short", "one byte other"])
+def test_a_damaged_state_is_refused_without_printing_it(tmp_path: Path, kind: str) -> None:
+    render(tmp_path)
+    path = tmp_path / "state" / "lab" / "state"
+    path.write_bytes(damage(path.read_bytes())[kind])
+    before = snapshot(tmp_path)
+
+    with pytest.raises(StateError, match="is damaged|holds no state") as error:
         render(tmp_path)
 
+    assert "PRIVATE" not in str(error.value) and "backup" in str(error.value)
+    assert snapshot(tmp_path) == before
 
-@pytest.mark.parametrize("writes", range(0, 24, 5))
-def test_a_first_rendering_killed_at_any_write_is_gone_on_with(
-    tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, done = files.write_atomic, 0
 
-    def killed(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
-        nonlocal done
-        if done == writes:
-            raise KeyboardInterrupt
-        done += 1
-        real(path, data, mode=mode)
-
-    for module in ("cloudinit.state", "cloudinit.render"):
-        monkeypatch.setattr(f"{module}.write_atomic", killed)
-    with pytest.raises(KeyboardInterrupt):
-        render(tmp_path)
-    monkeypatch.undo()
-    left = {k: v for k, v in snapshot(tmp_path).items() if k.startswith("state/lab/")}
-
+def test_a_state_of_a_later_format_is_refused(tmp_path: Path) -> None:
     render(tmp_path)
+    path = tmp_path / "state" / "lab" / "state"
+    path.write_bytes(path.read_bytes().replace(b"kubekiln-state 2", b"kubekiln-state 99", 1))
 
-    after = snapshot(tmp_path)
-    assert {k: after[k] for k in left} == left
+    with pytest.raises(StateError, match="format 99 is not 2") as error:
+        render(tmp_path)
+
+    assert "use the kubekiln that wrote it" in str(error.value)
+
+
+def test_the_state_of_another_cluster_is_refused(tmp_path: Path) -> None:
+    render(tmp_path)
+    (tmp_path / "state" / "lab").rename(tmp_path / "state" / "other")
+
+    with pytest.raises(StateError, match="of cluster lab, not of other"):
+        render(tmp_path, name="other")
 
 
 def test_a_leaf_is_issued_anew_only_if_its_spec_changed(tmp_path: Path) -> None:
     render(tmp_path)
-    before = snapshot(tmp_path / "state" / "lab" / "leaves")
+    before = read(tmp_path).leaves
 
     render(tmp_path, api={"extra_sans": ["api.example.org"]})
 
-    after = snapshot(tmp_path / "state" / "lab" / "leaves")
-    gone, come = before.keys() - after.keys(), after.keys() - before.keys()
-    assert [name.split(".")[0] for name in gone] == ["lab-1/apiserver"]
-    assert [name.split(".")[0] for name in come] == ["lab-1/apiserver"]
-    assert all(before[name] == after[name] for name in before.keys() & after.keys())
+    after = read(tmp_path).leaves
+    assert before.keys() == after.keys() and len(before) > 8
+    assert [name for name in before if before[name] != after[name]] == ["lab-1/apiserver"]
+
+
+def test_a_node_may_have_any_name_even_that_of_this_host_in_the_state(tmp_path: Path) -> None:
+    nodes = [{"name": "host", "role": "single", "address": "10.80.0.11"}]
+    render(tmp_path, nodes=nodes)
+    first = snapshot(tmp_path)
+
+    render(tmp_path, nodes=nodes)
+
+    assert snapshot(tmp_path) == first
+
+
+def test_nothing_new_is_nothing_written(tmp_path: Path) -> None:
+    render(tmp_path)
+    path = tmp_path / "state" / "lab" / "state"
+    before = path.stat()
+
+    render(tmp_path)
+
+    assert path.stat().st_ino == before.st_ino
 
 
 @pytest.mark.parametrize(("days", "renewed"), [(240, False), (250, True), (400, True)])
@@ -165,25 +196,6 @@ def test_a_leaf_is_renewed_in_the_last_third_of_its_life(
     later = make_state(tmp_path, now=NOW + timedelta(days=days)).leaf(SPEC)
 
     assert (later != pair) is renewed
-
-
-def test_two_renderings_at_once_wait_for_each_other(tmp_path: Path) -> None:
-    project = make_project(tmp_path)
-    lock = project.state_dir / ".lab.lock"
-
-    seen: list[str] = []
-
-    def state_is_locked(*_: object, **__: object) -> None:
-        with pytest.raises(StorageError), files.locked(lock, blocking=False):
-            pass
-        seen.append("locked")
-
-    original = rendering._write
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rendering, "_write", lambda *a: (state_is_locked(), original(*a))[1])
-        render(tmp_path)
-
-    assert seen == ["locked"]
 
 
 def test_a_wrong_config_writes_nothing(tmp_path: Path) -> None:
