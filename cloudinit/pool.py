@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cloudinit.state import NewLeaf
@@ -39,7 +39,7 @@ class Chunk:
     """What rendering some consecutive nodes gave; their payloads are on disk."""
 
     sizes: tuple[Size, ...]
-    new_leaves: list[NewLeaf]
+    new_leaves: list[NewLeaf] = field(repr=False)
     first_end: tuple[datetime, str]
 
 

@@ -60,7 +60,7 @@ def encode(document: Document) -> bytes:
             for name, leaf in document.leaves.items()
         },
     }
-    body = json.dumps(fields, indent=0, sort_keys=True).encode() + b"\n"
+    body = json.dumps(fields, sort_keys=True).encode() + b"\n"
     return f"kubekiln-state {VERSION} sha256:{sha256_bytes(body)}\n".encode() + body
 
 

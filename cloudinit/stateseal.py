@@ -60,13 +60,11 @@ class Seal:
 
         self.prepare()
         if self._wants_passphrase and self._known is not None:
-            sealed: bytes = pyrage.passphrase.encrypt(content, self._known.reveal_text())
-            return sealed
+            return bytes(pyrage.passphrase.encrypt(content, self._known.reveal_text()))
         if not self._recipients:
             return content
         recipients = [pyrage.x25519.Recipient.from_str(text) for text in self._recipients]
-        sealed = pyrage.encrypt(content, recipients)
-        return sealed
+        return bytes(pyrage.encrypt(content, recipients))
 
     def _open_by_passphrase(self, content: bytes, path: Path) -> bytes:
         import pyrage

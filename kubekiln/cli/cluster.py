@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,7 +52,11 @@ def validate(cluster: ClusterName = "solo") -> None:
     from kubekiln.paths import Project
 
     checked = load(Project.find(), cluster).cluster
-    roles = ", ".join(f"{node.name} ({node.role})" for node in checked.nodes)
+    if len(checked.nodes) <= _MOST_SHOWN:
+        roles = ", ".join(f"{node.name} ({node.role})" for node in checked.nodes)
+    else:
+        counts = Counter(node.role for node in checked.nodes)
+        roles = ", ".join(f"{count:,} of role {role}" for role, count in counts.items())
     typer.echo(f"{checked.name}: Kubernetes {checked.kubernetes}, {roles}: fine")
 
 

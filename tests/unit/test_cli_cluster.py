@@ -45,6 +45,20 @@ def test_render_says_where_everything_is_and_how_much_it_takes(project_dir: Path
     ]  # fmt: skip
 
 
+def test_a_large_cluster_is_said_by_role(project_dir: Path) -> None:
+    nodes = [{"name": "m-1", "role": "master", "address": "10.80.0.10"}]
+    for i in range(20, 45):
+        nodes.append({"name": f"w-{i}", "role": "worker", "address": f"10.80.0.{i}"})
+    write_cluster(make_project(project_dir), cluster_data(nodes=nodes))
+
+    checked, said = run("validate", "lab"), run("render", "lab", "--jobs", "1")
+
+    assert "1 of role master, 25 of role worker: fine" in checked
+    assert "25 of role worker; the largest user-data is that of\nw-" in said
+    assert said.count("Amazon EC2") == 2
+    assert len(list((project_dir / "build" / "nodes" / "lab").iterdir())) == 26
+
+
 def test_explain_lists_files_or_one(project_dir: Path) -> None:
     listed = run("explain", "lab-1", "--cluster", "lab")
     one = run("explain", "lab-1", "/etc/kubernetes/kube-proxy.yaml", "--cluster", "lab")
