@@ -178,7 +178,17 @@ def test_mac_addresses_are_stable_local_and_differ_by_node_and_cluster() -> None
     first = one.mac_of(one.nodes[0])
 
     assert first == make_cluster().mac_of(make_cluster().nodes[0])
-    assert first.startswith("52:54:00:")
+    assert first.startswith("52:")
     assert first != other.mac_of(other.nodes[0])
     given = make_cluster(nodes=[node(mac="AA:BB:CC:00:11:22")])
     assert given.mac_of(given.nodes[0]) == "aa:bb:cc:00:11:22"
+
+
+def test_thousands_of_nodes_get_addresses_of_their_own() -> None:
+    names = [f"w-{number:05}" for number in range(20_000)]
+    cluster = make_cluster()
+    node = cluster.nodes[0]
+
+    macs = {cluster.mac_of(node.model_copy(update={"name": name})) for name in names}
+
+    assert len(macs) == len(names)
