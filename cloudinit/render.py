@@ -2,7 +2,7 @@
 """How does a cluster's configuration become what its machines boot from?
 
 Each node is rendered, checked and put aside; when all are there the state is written, then they
-appear at once. Whatever interrupts it leaves state and nodes as they were, or as they are to be.
+take their places. Whatever interrupts it leaves the state, and each node, as it was or is to be.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cloudinit.part import Context, NodeFile
 from cloudinit.pool import Chunk, Size
 from cloudinit.roles import compose
 from cloudinit.seed import build_iso
-from cloudinit.staging import publish, staged, write_node
+from cloudinit.staging import is_current, publish, staged, write_node
 from cloudinit.state import State
 from cloudinit.userdata import node_files, render_metadata, render_userdata
 from cloudinit.versions import component_versions
@@ -116,10 +116,18 @@ def render_cluster(
         state.complete()
         kubeconfig = hostkubeconfig.render(cluster, state)
         with staged(final_dir) as staging_dir:
-            sizes = _render_nodes(cluster, state, project, staging_dir, workers)
+            job = _Job(
+                cluster,
+                state,
+                project,
+                component_versions(cluster, project),
+                staging_dir,
+                final_dir,
+            )
+            sizes = _render_nodes(job, workers)
             state.commit()
             write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
-            publish(staging_dir, final_dir)
+            publish(staging_dir, final_dir, keep={node.name for node in cluster.nodes})
         nodes = tuple(
             _rendered(cluster, node, size, final_dir)
             for node, size in zip(cluster.nodes, sizes, strict=True)
@@ -170,6 +178,7 @@ class _Job:
     project: Project
     versions: Mapping[str, str]
     staging_dir: Path
+    final_dir: Path
 
     def render(self, indexes: range) -> Chunk:
         """Render some nodes and put them aside."""
@@ -179,19 +188,18 @@ class _Job:
     def _render_one(self, node: Node) -> Size:
         payload = render_payload(self.cluster, node, self.state, self.project, self.versions)
         files = {**payload.seed, "seed.iso": build_iso(payload.seed)}
-        write_node(self.staging_dir / node.name, files)
+        if not is_current(self.final_dir / node.name, files):
+            write_node(self.staging_dir / node.name, files)
         return Size(len(payload.seed["user-data"]), payload.size_gzip)
 
 
-def _render_nodes(
-    cluster: Cluster, state: State, project: Project, staging_dir: Path, workers: int | None
-) -> list[Size]:
-    job = _Job(cluster, state, project, component_versions(cluster, project), staging_dir)
-    count = len(cluster.nodes)
+def _render_nodes(job: _Job, workers: int | None) -> list[Size]:
+    """Render every node and show how far it is; the state then knows what was issued."""
+    count, state = len(job.cluster.nodes), job.state
     sizes: list[Size] = []
     with (
         pool.rendering(count, job.render, workers=workers or pool.default_workers(count)) as chunks,
-        step(f"Rendering cluster {cluster.name}") as note,
+        step(f"Rendering cluster {job.cluster.name}") as note,
     ):
         for chunk in chunks:
             sizes += chunk.sizes

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where do payloads wait until all of a cluster's are there, and how do they appear at once?
+"""Where do payloads wait until all of a cluster's are there, and how do they take their places?
 
-Beside `build/nodes/<cluster>`: a node is written as soon as it is rendered, and what is there stays
-until the last one is. They are not forced to disk one by one: the state is, and from it rendering
-makes the same bytes again.
+Beside `build/nodes/<cluster>`: a node that changed is written as soon as it is rendered, and what
+is there stays until the last one is. They are not forced to disk one by one: the state is, and from
+it rendering makes the same bytes again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from kubekiln.files import make_dir, storage_errors
@@ -21,7 +21,7 @@ from kubekiln.files import make_dir, storage_errors
 def staged(final_dir: Path) -> Iterator[Path]:
     """Give an empty directory (0700) to write to; it is gone when the block ends.
 
-    `publish` within the block puts it in the place of `final_dir`. What an interrupted rendering
+    `publish` within the block moves what it holds to `final_dir`. What an interrupted rendering
     left is removed first.
     """
     new_dir, old_dir = _beside(final_dir, "new"), _beside(final_dir, "old")
@@ -36,6 +36,24 @@ def staged(final_dir: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def is_current(directory: Path, files: Mapping[str, bytes]) -> bool:
+    """Tell whether a node's directory holds exactly these files, for their owner's eyes only."""
+    try:
+        return (
+            directory.stat().st_mode & 0o777 == 0o700
+            and {path.name for path in directory.iterdir()} == files.keys()
+            and all(_is_same(directory / name, content) for name, content in files.items())
+        )
+    except OSError:
+        return False
+
+
+def _is_same(path: Path, content: bytes) -> bool:
+    found = path.stat()
+    fits = found.st_mode & 0o777 == 0o600 and found.st_size == len(content)
+    return fits and path.read_bytes() == content
+
+
 def write_node(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write one node's files (0600) into a directory of its own (0700)."""
     with storage_errors(directory):
@@ -46,12 +64,23 @@ def write_node(directory: Path, files: Mapping[str, bytes]) -> None:
                 out.write(content)
 
 
-def publish(new_dir: Path, final_dir: Path) -> None:
-    """Put the whole of `new_dir` in the place of `final_dir`, with what nodes it has no more."""
+def publish(new_dir: Path, final_dir: Path, *, keep: Collection[str]) -> None:
+    """Move each node in `new_dir` to its place, and those not in `keep` away: they hold keys.
+
+    A node is seen as it was or as it is, never half; an interrupted one is put there the next time.
+    """
+    old_dir = _beside(final_dir, "old")
+    make_dir(final_dir, mode=0o700)
+    make_dir(old_dir, mode=0o700)
     with storage_errors(final_dir):
-        if final_dir.exists():
-            final_dir.rename(_beside(final_dir, "old"))
-        new_dir.rename(final_dir)
+        for path in sorted(new_dir.iterdir()):
+            place = final_dir / path.name
+            if place.exists():
+                place.rename(old_dir / path.name)
+            path.rename(place)
+        for path in sorted(final_dir.iterdir()):
+            if path.name not in keep:
+                path.rename(old_dir / path.name)
 
 
 def _beside(final_dir: Path, what: str) -> Path:

@@ -70,6 +70,21 @@ def test_what_two_processes_issue_is_kept(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == first
 
 
+def test_only_nodes_that_changed_are_written(tmp_path: Path) -> None:
+    made = render(tmp_path, cluster_of(30), 1)
+    inodes = {node.name: node.directory.stat().st_ino for node in made.nodes}
+    made.nodes[3].user_data.chmod(0o644)
+    made.nodes[4].meta_data.unlink()
+    made.nodes[5].user_data.write_bytes(made.nodes[5].user_data.read_bytes().lower())
+
+    render(tmp_path, cluster_of(30), 2)
+
+    written = [n.name for n in made.nodes if n.directory.stat().st_ino != inodes[n.name]]
+    assert written == [made.nodes[i].name for i in (3, 4, 5)]
+    assert made.nodes[3].user_data.stat().st_mode & 0o777 == 0o600
+    assert made.nodes[4].meta_data.exists()
+
+
 def test_every_node_trusts_the_one_authority(tmp_path: Path) -> None:
     made = render(tmp_path, cluster_of(60), 3)
 

@@ -219,7 +219,7 @@ def test_the_lock_is_held_until_the_nodes_are_there(
     project = make_project(tmp_path)
     seen = []
 
-    def publish(*paths: Path) -> None:
+    def publish(*paths: Path, keep: set[str]) -> None:
         with (
             pytest.raises(StorageError, match="another kubekiln"),
             files.locked(project.state_dir / ".lab.lock", blocking=False),
@@ -229,7 +229,7 @@ def test_the_lock_is_held_until_the_nodes_are_there(
             tmp_path / "state" / "lab", cluster="lab", config=make_cluster().pki,
             now=rendering.datetime.now(rendering.UTC),
         ).is_new)  # fmt: skip
-        real(*paths)
+        real(*paths, keep=keep)
 
     real = rendering.publish
     monkeypatch.setattr(rendering, "publish", publish)
