@@ -85,6 +85,14 @@ def choose_target(project: Project, cluster: str, given: str | None) -> str:
 def check_target(target: Target, name: str, project: Project, cluster: Cluster) -> None:
     """Raise before any work if this host can't run the machines, or they run elsewhere."""
     problems = target.problems()
+    if len(cluster.nodes) > 1 and not target.joins_machines:
+        problems.append(
+            Problem(
+                f"{cluster.name} has {len(cluster.nodes)} machines, which would not reach each "
+                f"other with target {name}",
+                hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
+            )
+        )
     for node in cluster.nodes:
         record = read_record(project.machines_dir / cluster.name / node.name)
         if record and record.target != name:

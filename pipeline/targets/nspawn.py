@@ -44,6 +44,7 @@ class NspawnTarget:
     """Runs machines as systemd-nspawn containers of this host."""
 
     name = "nspawn"
+    joins_machines = True
 
     def problems(self) -> list[Problem]:
         """Say which tool, privilege or kernel feature lacks."""

@@ -16,6 +16,8 @@ class Target(Protocol):
     """A hypervisor (or what stands for one); one file of this folder each."""
 
     name: str
+    joins_machines: bool
+    """Whether the machines of one cluster reach each other."""
 
     def problems(self) -> list[Problem]:
         """Say why this host can't run machines this way; nothing if it can."""

@@ -54,6 +54,8 @@ class QemuTarget:
     """Runs machines as QEMU processes of this user."""
 
     name = "qemu"
+    # Each process has a user network of its own.
+    joins_machines = False
 
     def problems(self) -> list[Problem]:
         """Say which tool lacks."""

@@ -18,6 +18,7 @@ from kubekiln.paths import Project
 from pipeline.targets import registry
 from pipeline.targets.machine import ConsoleReport, Machine, MachineStatus, Phase, State
 from pipeline.targets.record import list_records, read_record, record_of, write_record
+from tests.support.clusters import make_cluster
 from tests.support.machines import make_machine
 
 READY = ConsoleReport((Phase("api", 3.0), Phase("ready", 8.0)), complete=True)
@@ -28,6 +29,7 @@ class FakeTarget:
     """Does nothing but remember."""
 
     name: str = "fake"
+    joins_machines: bool = True
     state: State = "absent"
     report: ConsoleReport = READY
     done: list[str] = field(default_factory=list)
@@ -179,6 +181,23 @@ def test_a_boot_that_fails_says_why_and_shows_the_console(
 
     assert "| the last words" in str(failed.value)
     assert str(machine.console_log) in str(failed.value)
+
+
+def test_several_machines_are_refused_where_they_would_not_reach_each_other(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    two = make_cluster(
+        nodes=[
+            {"name": "m", "role": "master", "address": "10.80.0.11"},
+            {"name": "w", "role": "worker", "address": "10.80.0.12"},
+        ]
+    )
+
+    with pytest.raises(KubekilnError, match="lab has 2 machines") as error:
+        up.check_target(FakeTarget(joins_machines=False), "fake", project, two)
+
+    assert "--target nspawn" in str(error.value.problems[0].hint)
+    up.check_target(FakeTarget(), "fake", project, two)
+    up.check_target(FakeTarget(joins_machines=False), "fake", project, make_cluster())
 
 
 def test_only_nodes_whose_condition_is_true_are_ready() -> None:
