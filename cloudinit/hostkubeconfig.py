@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
 from cloudinit.model import Cluster
 from cloudinit.parts.admin import ADMINS
-from cloudinit.pki import LeafSpec
+from cloudinit.pki import KeyPair, LeafSpec
 from cloudinit.state import State
 from kubekiln.secret import Secret
 
@@ -24,39 +26,41 @@ def render(cluster: Cluster, state: State) -> Secret:
     """
     spec = LeafSpec("@host/admin", "kubernetes", "kubernetes-admin", ("client",), ADMINS)
     pair, authority = state.leaf(spec), state.authority("kubernetes")
-    user = f"{cluster.name}-admin"
-    servers = {
-        cluster.name: f"https://127.0.0.1:{cluster.api.host_port}",
-        f"{cluster.name}-network": f"https://{cluster.api_host}:{cluster.api.port}",
+    document = _document(
+        cluster.name,
+        servers={
+            cluster.name: f"https://127.0.0.1:{cluster.api.host_port}",
+            f"{cluster.name}-network": f"https://{cluster.api_host}:{cluster.api.port}",
+        },
+        authority=authority.certificate,
+        pair=pair,
+    )
+    return Secret(yaml.safe_dump(document, sort_keys=False))
+
+
+def _document(
+    name: str, *, servers: Mapping[str, str], authority: bytes, pair: KeyPair
+) -> dict[str, Any]:
+    """Join ways to the API, by the name of their context, with one user."""
+    user = f"{name}-admin"
+    trusted = {"certificate-authority-data": _base64(authority)}
+    credential = {
+        "client-certificate-data": _base64(pair.certificate),
+        "client-key-data": _base64(pair.key.reveal()),
     }
-    document = {
+    return {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
-            {
-                "name": name,
-                "cluster": {
-                    "certificate-authority-data": _base64(authority.certificate),
-                    "server": server,
-                },
-            }
-            for name, server in servers.items()
+            {"name": context, "cluster": {**trusted, "server": server}}
+            for context, server in servers.items()
         ],
-        "users": [
-            {
-                "name": user,
-                "user": {
-                    "client-certificate-data": _base64(pair.certificate),
-                    "client-key-data": _base64(pair.key.reveal()),
-                },
-            }
-        ],
+        "users": [{"name": user, "user": credential}],
         "contexts": [
-            {"name": name, "context": {"cluster": name, "user": user}} for name in servers
+            {"name": context, "context": {"cluster": context, "user": user}} for context in servers
         ],
-        "current-context": cluster.name,
+        "current-context": name,
     }
-    return Secret(yaml.safe_dump(document, sort_keys=False))
 
 
 def _base64(data: bytes) -> str:
