@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cloudinit.model import DatasourceName
+from cloudinit.modeltypes import DatasourceName
 
 Counted = Literal["gzip", "gzip+base64"]
 

@@ -7,71 +7,23 @@ Rules that look at several fields at once are in `rules.py`.
 from __future__ import annotations
 
 import hashlib
-import re
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from kubekiln.config import CIDR, IPNetwork, Model, Version, invalid
-
-# RFC 1123: what Kubernetes takes as a node name, and the kernel as a host name of one label.
-_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-_DOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-
-RoleName = Literal["single", "master", "etcd", "worker", "lb"]
-DatasourceName = Literal[
-    "nocloud", "ec2", "linode", "hetzner", "cloudstack", "openstack", "azure", "vsphere", "gce"
-]
-AlgorithmName = Literal["p256", "p384", "rsa2048", "rsa3072", "rsa4096"]
-
-
-def _label(value: object) -> object:
-    if isinstance(value, str) and not re.match(_LABEL, value):
-        raise invalid(
-            f"{value!r} is not a host name",
-            hint="RFC 1123: a-z, 0-9 and '-', at most 63, not at either end, no capitals",
-        )
-    return value
-
-
-def _only_ipv4(value: object) -> object:
-    if isinstance(value, str) and ":" in value:
-        raise invalid(f"{value!r} is IPv6", hint="only IPv4 addresses are supported so far")
-    return value
-
-
-def _recipient(value: object) -> object:
-    import pyrage
-
-    if not isinstance(value, str):
-        return value
-    try:
-        pyrage.x25519.Recipient.from_str(value)
-    except pyrage.RecipientError:
-        raise invalid(
-            f"{value[:20]!r}… is not a recipient of age"
-            if len(value) > 20
-            else f"{value!r} is not a recipient of age",
-            hint="it begins with age1; `age-keygen -y KEYFILE` prints it",
-        ) from None
-    return value
-
-
-def _network_of_ipv4(value: IPNetwork) -> IPv4Network:
-    if not isinstance(value, IPv4Network):
-        raise invalid(f"{value} is IPv6", hint="only IPv4 networks are supported so far")
-    return value
-
-
-Recipient = Annotated[str, BeforeValidator(_recipient)]
-Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
-Address = Annotated[IPv4Address, BeforeValidator(_only_ipv4)]
-if TYPE_CHECKING:
-    Network4 = IPv4Network
-else:
-    Network4 = Annotated[CIDR, AfterValidator(_network_of_ipv4)]
+from cloudinit.modeltypes import (
+    DOMAIN,
+    Address,
+    AlgorithmName,
+    DatasourceName,
+    Label,
+    Network4,
+    Recipient,
+    RoleName,
+)
+from kubekiln.config import Model, Version, invalid
 
 
 class Flannel(Model):
@@ -104,7 +56,7 @@ class NetworkConfig(Model):
     """Network of the services' virtual addresses; its first one is the API's."""
     dns_ip: Address | None = None
     """Address of the cluster's DNS service; the tenth of `service_cidr` if not given."""
-    domain: str = Field(default="cluster.local", pattern=_DOMAIN)
+    domain: str = Field(default="cluster.local", pattern=DOMAIN)
     """DNS domain of the cluster."""
     flannel: Flannel = Flannel()
     """The pod network's implementation."""

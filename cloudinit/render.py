@@ -116,14 +116,8 @@ def render_cluster(
         state.complete()
         kubeconfig = hostkubeconfig.render(cluster, state)
         with staged(final_dir) as staging_dir:
-            job = _Job(
-                cluster,
-                state,
-                project,
-                component_versions(cluster, project),
-                staging_dir,
-                final_dir,
-            )
+            versions = component_versions(cluster, project)
+            job = _Job(cluster, state, project, versions, staging_dir, final_dir)
             sizes = _render_nodes(job, workers)
             state.commit()
             write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cloudinit.model import RoleName
+from cloudinit.modeltypes import RoleName
 from cloudinit.part import Context, NodeFile, Part, PartFunction
 from cloudinit.parts import (
     addons,
