@@ -113,19 +113,16 @@ def render_cluster(
         elif state.is_new:
             _refuse_orphans(cluster, project)
         created = state.is_new
+        versions = component_versions(cluster, project)
         state.complete()
         kubeconfig = hostkubeconfig.render(cluster, state)
         with staged(final_dir) as staging_dir:
-            versions = component_versions(cluster, project)
             job = _Job(cluster, state, project, versions, staging_dir, final_dir)
             sizes = _render_nodes(job, workers)
             state.commit()
             write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
             publish(staging_dir, final_dir, keep={node.name for node in cluster.nodes})
-        nodes = tuple(
-            _rendered(cluster, node, size, final_dir)
-            for node, size in zip(cluster.nodes, sizes, strict=True)
-        )
+        nodes = _rendered(cluster, sizes, final_dir)
         name, days = state.days_left()
     return RenderedCluster(nodes, directory / hostkubeconfig.NAME, directory, created, name, days)
 
@@ -203,15 +200,18 @@ def _render_nodes(job: _Job, workers: int | None) -> list[Size]:
     return sizes
 
 
-def _rendered(cluster: Cluster, node: Node, size: Size, final_dir: Path) -> RenderedNode:
-    return RenderedNode(
-        name=node.name,
-        role=node.role,
-        directory=final_dir / node.name,
-        mac=cluster.mac_of(node),
-        address=str(node.address),
-        size=size.plain,
-        size_gzip=size.gzip,
+def _rendered(cluster: Cluster, sizes: list[Size], final_dir: Path) -> tuple[RenderedNode, ...]:
+    return tuple(
+        RenderedNode(
+            name=node.name,
+            role=node.role,
+            directory=final_dir / node.name,
+            mac=cluster.mac_of(node),
+            address=str(node.address),
+            size=size.plain,
+            size_gzip=size.gzip,
+        )
+        for node, size in zip(cluster.nodes, sizes, strict=True)
     )
 
 
