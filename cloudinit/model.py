@@ -239,12 +239,17 @@ class Cluster(Model):
         return tuple(node for node in self.nodes if node.role == "etcd") or self.masters
 
     @property
+    def doors(self) -> tuple[Node, ...]:
+        """The machines that serve the API to others: the balancers, or else the masters."""
+        return self.balancers or self.masters
+
+    @property
     def api_host(self) -> str:
         """Where other machines reach the API: the user's own name for it, the virtual address, a
         balancer, or else the first master."""
         if self.api.extra_sans:
             return self.api.extra_sans[0]
-        return str(self.api.vip or (self.balancers or self.masters)[0].address)
+        return str(self.api.vip or self.doors[0].address)
 
     def mac_of(self, node: Node) -> str:
         """Give a node's MAC address: its own, or one made from its name."""

@@ -11,10 +11,8 @@ UNIT = "keepalived.service"
 
 
 def holders(cluster: Cluster) -> tuple[Node, ...]:
-    """Give the machines that the address moves between: the balancers, or else the masters."""
-    if cluster.api.vip is None:
-        return ()
-    return cluster.balancers or cluster.masters
+    """Give the machines that the address moves between."""
+    return () if cluster.api.vip is None else cluster.doors
 
 
 def is_holder(cluster: Cluster, node: Node) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
-from kubekiln.errors import ConfigError, KubekilnError
+from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
-from pipeline.targets.ports import check_port
+from pipeline.targets.ports import is_free
 from pipeline.targets.record import list_records
 
 if TYPE_CHECKING:
@@ -42,14 +42,6 @@ def free_host_port(project: Project, clusters: Sequence[Cluster]) -> int:
     taken = {cluster.api.host_port for cluster in clusters}
     taken |= {r.machine.api_host_port or 0 for r in list_records(project.machines_dir)}
     for port in _PORTS:
-        if port not in taken and _is_free(port):
+        if port not in taken and is_free(port):
             return port
     raise ConfigError(f"no port of {_PORTS[0]} to {_PORTS[-1]} is free for a cluster's API")
-
-
-def _is_free(port: int) -> bool:
-    try:
-        check_port(port, "a cluster")
-    except KubekilnError:
-        return False
-    return True

@@ -20,7 +20,7 @@ from kubekiln.errors import CommandFailed, ConfigError, KubekilnError
 from kubekiln.operations.kubectl import Admin, admin_of
 from kubekiln.paths import Project
 from kubekiln.process import Command, describe_exit, end, run, spawn
-from pipeline.targets.ports import check_port
+from pipeline.targets.ports import check_port, is_free
 
 _LISTENING = "Forwarding from"
 _TAIL_LINES = 5
@@ -165,17 +165,9 @@ def _local_port(port: dict[str, Any], taken: set[int]) -> int:
     """Take the service's own number where it can be had, its NodePort's first."""
     wanted = [port.get("nodePort", 0), port["port"], port["port"] + 8000, *_FREE_PORTS]
     for number in wanted:
-        if 1023 < number < 65536 and number not in taken and _is_free(number):
+        if 1023 < number < 65536 and number not in taken and is_free(number):
             return int(number)
     raise KubekilnError("no port of 127.0.0.1 is free")
-
-
-def _is_free(port: int) -> bool:
-    try:
-        check_port(port, "the service")
-    except KubekilnError:
-        return False
-    return True
 
 
 def _scheme(port: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ def plan_machines(
     gateway = cluster.network.gateway or network[-2]
     machines = []
     # On a balancer the way in outlives any one master.
-    door = (cluster.balancers or cluster.masters)[0]
+    door = cluster.doors[0]
     for node in cluster.nodes:
         seed = seeds[node.name]
         machines.append(

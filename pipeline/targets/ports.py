@@ -21,6 +21,15 @@ def check_port(port: int, machine: str) -> None:
             raise _taken(port, machine, error) from error
 
 
+def is_free(port: int) -> bool:
+    """Tell whether one may listen on 127.0.0.1:`port` now."""
+    try:
+        check_port(port, "a cluster")
+    except KubekilnError:
+        return False
+    return True
+
+
 def _taken(port: int, machine: str, error: OSError) -> KubekilnError:
     if error.errno == errno.EACCES:
         return KubekilnError(
