@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ FAST = ("unit", "golden", "elements", "house")
 
 class Fence(BaseException):
     """A test did what it didn't declare; not an Exception, so that no handler swallows it."""
+
+
+def pytest_configure() -> None:
+    # A shell that starts the tests in the background ignores interrupts, and they and all that they
+    # start would inherit that: those that wait for one would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

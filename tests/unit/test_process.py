@@ -69,12 +69,7 @@ def test_a_time_out_ends_the_process() -> None:
 
 
 @pytest.mark.processes("sh")
-def test_an_interrupt_ends_the_whole_process_group(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    # A shell that starts us in the background has interrupts ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+def test_an_interrupt_ends_the_whole_process_group(tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     script = f"sleep 600 & echo $! > {marker}.new; mv {marker}.new {marker}; wait"
 
