@@ -7,33 +7,21 @@ Each rule is a function that gives its findings; all rules run, so all findings 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
 from kubekiln.config import KeyPath, Source, load_model
 from kubekiln.contract import KubernetesContract
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.paths import Project
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong, at which key, and what to do."""
-
-    at: KeyPath
-    what: str
-    hint: str | None = None
-
-
 # What a kubelet may set of itself beside *.node.kubernetes.io, *.kubelet.kubernetes.io (KEP-279).
 _KUBELET_LABELS = (
     "kubernetes.io/arch", "kubernetes.io/hostname", "kubernetes.io/os",
     "topology.kubernetes.io/region", "topology.kubernetes.io/zone",
 )  # fmt: skip
-
-Rule = Callable[[Cluster], Iterator[Finding]]
 
 
 def networks_are_disjoint(cluster: Cluster) -> Iterator[Finding]:
