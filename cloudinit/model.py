@@ -23,6 +23,7 @@ from cloudinit.modeltypes import (
     Recipient,
     RoleName,
 )
+from cloudinit.nic import InterfaceName, MacAddress, Mtu, Nic, VlanId, refuse_both
 from kubekiln.config import Model, Version, invalid
 
 
@@ -42,12 +43,18 @@ class NetworkConfig(Model):
 
     node_cidr: Network4
     """Network of the nodes; every node's address lies in it."""
+    addressing: Literal["static", "dhcp"] = "static"
+    """How a node gets its `address`: written on the node, or by DHCP, which must have it reserved
+    for the node's MAC address; with any other lease the node stays off."""
+    vlan: VlanId | None = None
+    """VLAN ID (IEEE 802.1Q) of the node network, where it reaches the machines tagged."""
     gateway: Address | None = None
-    """Default route of the nodes; without one they reach only their own network."""
+    """Default route of the nodes; without one they reach only their own network. With DHCP that
+    of the lease is taken."""
     nameservers: tuple[Address, ...] = ()
     """Name servers of the nodes, to which CoreDNS forwards other names; none: an air gap."""
-    mtu: int | None = Field(default=None, ge=576, le=65535)
-    """MTU of the nodes' interface in bytes; the hypervisor's if not given."""
+    mtu: Mtu | None = None
+    """MTU of the nodes' interface in bytes; DHCP's or the hypervisor's if not given."""
     pod_cidr: Network4 = IPv4Network("10.244.0.0/16")
     """Network of all pods; each node gets a part of `node_mask` bits of it."""
     node_mask: int = Field(default=24, ge=16, le=28)
@@ -160,8 +167,13 @@ class Node(Model):
     there are nodes of role `etcd`. `worker`: pods. `lb`: a balancer before the masters."""
     address: Address
     """Its address in `network.node_cidr`, without prefix length."""
-    mac: str | None = Field(default=None, pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")
+    mac: MacAddress | None = None
     """MAC address of its interface; made from cluster and node name if not given."""
+    interface: InterfaceName | None = None
+    """Name of its interface, by which it is then found instead of by `mac`. With wildcards (`en*`)
+    it must fit one card only."""
+    nics: tuple[Nic, ...] = ()
+    """Further network cards, for storage or management; Kubernetes uses none of them."""
     cpus: int = Field(default=2, ge=1, le=512)
     """Virtual CPUs, where a target makes the machine."""
     memory_mib: int = Field(default=3072, ge=1024)
@@ -170,6 +182,11 @@ class Node(Model):
     """Disk in GiB, where a target makes the machine; the image's root grows to it."""
     labels: dict[str, str] = {}
     """More labels of the Kubernetes node."""
+
+    @model_validator(mode="after")
+    def _is_found_in_one_way(self) -> Node:
+        refuse_both(self.mac, self.interface)
+        return self
 
     @property
     def serves_api(self) -> bool:
@@ -253,9 +270,15 @@ class Cluster(Model):
 
     def mac_of(self, node: Node) -> str:
         """Give a node's MAC address: its own, or one made from its name."""
-        if node.mac:
-            return node.mac.lower()
-        digest = hashlib.sha256(f"{self.name}/{node.name}".encode()).digest()
+        return node.mac.lower() if node.mac else self._made_mac(node.name)
+
+    def mac_of_nic(self, node: Node, index: int) -> str:
+        """Give the MAC address of a node's further card: its own, or one made from names."""
+        given = node.nics[index].mac
+        return given.lower() if given else self._made_mac(f"{node.name}/{index + 1}")
+
+    def _made_mac(self, owner: str) -> str:
+        digest = hashlib.sha256(f"{self.name}/{owner}".encode()).digest()
         # 52 marks it as locally administered. QEMU's 52:54:00 would leave 24 bits, of which every
         # second cluster of 5,000 nodes would have two alike.
         return "52:" + ":".join(f"{byte:02x}" for byte in digest[:5])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
+from cloudinit.nicrules import NIC_RULES
 from kubekiln.config import KeyPath, Source, load_model
 from kubekiln.contract import KubernetesContract
 from kubekiln.errors import ConfigError, Problem
@@ -250,6 +251,7 @@ RULES: tuple[Rule, ...] = (
     etcd_survives_what_it_seems_to,
     the_virtual_address_is_free,
     ports_of_a_master_are_distinct,
+    *NIC_RULES,
 )
 
 

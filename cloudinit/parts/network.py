@@ -1,29 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How does a node find its network again after a reboot? (Part: the interface by its MAC address.)
+"""How does a node find its network, at every boot? (Part: its links, for systemd-networkd.)
 
-The first boot is configured by network-config, of which cloud-init makes a file that also names the
-interface. Another slot or another kernel gives another name; this file takes precedence from then
-on and has no name in it.
+cloud-init makes files of network-config, too, which also name each card. Another slot or another
+kernel gives another name; these files come first and hold the declared rule alone, and what
+network-config can't say: that a lease is the MAC address's, that a VLAN is to be made.
 """
 
 from __future__ import annotations
 
-from cloudinit.part import Context, Part, from_template
+from cloudinit.links import Link, links_of
+from cloudinit.nic import DEFAULT_ROUTE
+from cloudinit.part import Context, NodeFile, Part, from_template
+
+_DIR = "/etc/systemd/network"
 
 
 def render(context: Context) -> Part:
-    """Give networkd's own configuration; it reads it as a user of its own, hence the mode."""
-    network = context.cluster.network
-    view = {
-        "address": context.cluster.interface_of(context.node),
-        "gateways": [network.gateway] if network.gateway is not None else [],
-        "mac": context.cluster.mac_of(context.node),
-        "mtus": [network.mtu] if network.mtu is not None else [],
-        "nameservers": network.nameservers,
+    """Give networkd's own configuration."""
+    return Part(network_files(links_of(context.cluster, context.node)))
+
+
+def network_files(links: tuple[Link, ...]) -> tuple[NodeFile, ...]:
+    """Write links as networkd's files; it reads them as a user of its own, hence the mode."""
+    files, cards = [], 0
+    for link in links:
+        if link.vlan is None:
+            label, cards = f"-nic{cards}" if cards else "", cards + 1
+        else:
+            label = f"-{link.name}"
+        # networkd takes the first file that fits. What is found exactly comes first, and a VLAN,
+        # which has its card's MAC address, before its card ('-' sorts before '.').
+        path = f"{_DIR}/{'06' if link.fits_several else '05'}-kubekiln{label}"
+        if link.vlan is not None:
+            view = {"id": link.vlan, "name": link.name}
+            files.append(_file(f"{path}.netdev", view, link.keys))
+        files.append(_file(f"{path}.network", _view(link), link.keys))
+    return tuple(files)
+
+
+def _view(link: Link) -> dict[str, object]:
+    gateways = [via for to, via in link.routes if to == str(DEFAULT_ROUTE)]
+    return {
+        "addresses": link.addresses,
+        "gateways": gateways,
+        "leased": link.leased,
+        "leads_out": link.leads_out,
+        "macs": [link.mac] if link.mac else [],
+        "mtus": [link.mtu] if link.mtu is not None else [],
+        "name": link.name,
+        "nameservers": link.nameservers,
+        "optional": link.optional,
+        "routes": [(to, via) for to, via in link.routes if to != str(DEFAULT_ROUTE)],
+        "vlans": link.vlans,
     }
-    keys = (
-        "nodes.mac", "nodes.address", "network.node_cidr", "network.gateway",
-        "network.nameservers", "network.mtu",
-    )  # fmt: skip
-    path = "/etc/systemd/network/05-kubekiln.network"
-    return Part((from_template(path, view, keys=keys, mode=0o644),))
+
+
+def _file(path: str, view: dict[str, object], keys: tuple[str, ...]) -> NodeFile:
+    template = f"{_DIR}/05-kubekiln.{path.rpartition('.')[2]}"
+    return from_template(path, view, keys=keys, mode=0o644, template=template)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from cloudinit.links import FIRST_NAME
 from cloudinit.model import Cluster, Node
-from cloudinit.networkconfig import INTERFACE
 from cloudinit.part import Context, Part, from_template, unit
 
 UNIT = "keepalived.service"
@@ -31,7 +31,7 @@ def render(context: Context) -> Part:
     others = [other for other in holders(cluster) if other != node]
     view = {
         "address": node.address,
-        "interface": INTERFACE,
+        "interface": FIRST_NAME,
         "name": node.name,
         "peers": [other.address for other in others],
         "priority": 200 - holders(cluster).index(node),

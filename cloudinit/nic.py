@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may a configuration say of a node's network cards?"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cloudinit.modeltypes import Address, Network4
+from kubekiln.config import Model, invalid
+
+DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
+
+MacAddress = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")]
+# What networkd and netplan both take; 15 characters are the kernel's limit.
+InterfaceName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]{1,15}$", examples=["ens3", "en*"])
+]
+VlanId = Annotated[int, Field(ge=1, le=4094)]
+Mtu = Annotated[int, Field(ge=576, le=65535)]
+
+
+def _destination(value: object) -> object:
+    """Take netplan's word for it, which cloud-init 25.1 with networkd takes for an address."""
+    return str(DEFAULT_ROUTE) if value == "default" else value
+
+
+class Route(Model):
+    """A network that is reached through a router."""
+
+    to: Annotated[Network4, BeforeValidator(_destination)]
+    """The network, or `default`."""
+    via: Address
+    """The router, in the network of the card's own address."""
+
+
+class Nic(Model):
+    """A further network card of a machine, or a VLAN on one."""
+
+    mac: MacAddress | None = None
+    """MAC address of the card; made from the names of cluster and node if neither this, nor
+    `interface`, nor `vlan` is given."""
+    interface: InterfaceName | None = None
+    """Name of the card instead of a MAC address, as for the node's own one."""
+    vlan: VlanId | None = None
+    """VLAN ID (IEEE 802.1Q) that packets carry on this card; on the node's own one if neither
+    `mac` nor `interface` says which."""
+    address: IPv4Interface | None = Field(default=None, examples=["10.90.0.11/24"])
+    """Its address with prefix length. Without one, and without `dhcp`, it is only switched on."""
+    dhcp: bool = False
+    """Whether it asks for an address by DHCP, and for nothing else: no route, no name server."""
+    mtu: Mtu | None = None
+    """Its MTU in bytes; the hypervisor's if not given."""
+    routes: tuple[Route, ...] = ()
+    """Networks that are reached through it; the default route only if one says so."""
+
+    @property
+    def is_own_card(self) -> bool:
+        """Whether it is a card of its own, not a VLAN on that of the node network."""
+        return self.vlan is None or self.mac is not None or self.interface is not None
+
+    @model_validator(mode="after")
+    def _has_one_identity_and_one_address(self) -> Nic:
+        refuse_both(self.mac, self.interface)
+        if self.address is not None and self.dhcp:
+            raise invalid(
+                "address and dhcp are both given",
+                hint="leave out one of them",
+                at=("dhcp",),
+            )
+        return self
+
+
+def refuse_both(mac: str | None, interface: str | None) -> None:
+    """Raise if a card is to be found in two ways: they might mean two cards."""
+    if mac is not None and interface is not None:
+        raise invalid(
+            f"mac {mac} and interface {interface} are both given",
+            hint="a card is found by one of them: leave out the other",
+            at=("interface",),
+        )
