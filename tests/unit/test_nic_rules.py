@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from cloudinit.nicrules import NIC_RULES
 from cloudinit.rules import load_cluster
 from kubekiln.errors import ConfigError
-from tests.support.clusters import cluster_data, make_project, write_cluster
+from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
 
 MAC = "52:54:00:00:00:01"
 STORAGE = {"address": "10.90.0.11/24"}
@@ -96,6 +97,18 @@ def test_a_mistake_is_named_with_its_place(
     assert said in str(error.value)
     for problem in error.value.problems:
         assert (problem.where or "").startswith(f"{path}:")
+
+
+def test_every_rule_finds_something_in_a_wrong_cluster() -> None:
+    fired = set()
+    for one, network, _ in WRONG.values():
+        try:
+            cluster = make_cluster(nodes=[one], network=network)
+        except ValueError:
+            continue
+        fired |= {rule for rule in NIC_RULES if list(rule(cluster))}
+
+    assert fired == set(NIC_RULES)
 
 
 def test_two_machines_do_not_share_a_further_card(tmp_path: Path) -> None:
