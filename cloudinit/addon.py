@@ -17,6 +17,7 @@ import jinja2
 import yaml
 from jinja2.nativetypes import NativeEnvironment
 
+from cloudinit.families import joined
 from cloudinit.model import Cluster
 from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
@@ -54,12 +55,13 @@ def addon_view(cluster: Cluster, versions: Mapping[str, str]) -> dict[str, Any]:
     network = cluster.network
     return {
         "cluster": cluster.name,
-        "dns_ip": str(network.cluster_dns),
+        "dns_ip": str(network.cluster_dns[0]),
+        "dns_ips": [str(address) for address in network.cluster_dns],
         "domain": network.domain,
         "nameservers": [str(address) for address in network.nameservers],
         "nodes": sum(node.runs_pods for node in cluster.nodes),
-        "pod_cidr": str(network.pod_cidr),
-        "service_cidr": str(network.service_cidr),
+        "pod_cidr": joined(network.pod_cidrs),
+        "service_cidr": joined(network.service_cidrs),
         "versions": versions,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from cloudinit.families import in_url
 from cloudinit.model import Cluster
 from cloudinit.parts.admin import ADMINS
 from cloudinit.pki import KeyPair, LeafSpec
@@ -30,7 +31,7 @@ def render(cluster: Cluster, state: State) -> Secret:
         cluster.name,
         servers={
             cluster.name: f"https://127.0.0.1:{cluster.api.host_port}",
-            f"{cluster.name}-network": f"https://{cluster.api_host}:{cluster.api.port}",
+            f"{cluster.name}-network": f"https://{in_url(cluster.api_host)}:{cluster.api.port}",
         },
         authority=authority.certificate,
         pair=pair,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cloudinit.model import Cluster, Node
-from cloudinit.nic import DEFAULT_ROUTE, Nic
+from cloudinit.nic import DEFAULT_ROUTES, Nic
 
 # What a card that is found by its MAC address is called during the first boot. cloud-init wants a
 # name; nothing of ours relies on it, as later boots have the kernel's.
@@ -94,11 +94,10 @@ def _node_network(cluster: Cluster, node: Node) -> Link:
     if network.addressing == "dhcp":
         keys = ("network.addressing", "network.mtu", *vlan)
         return replace(link, leased=True, leads_out=True, keys=keys)
-    gateway = network.gateway
     return replace(
         link,
-        addresses=(str(cluster.interface_of(node)),),
-        routes=((str(DEFAULT_ROUTE), str(gateway)),) if gateway is not None else (),
+        addresses=tuple(str(interface) for interface in cluster.interfaces_of(node)),
+        routes=tuple((DEFAULT_ROUTES[via.version], str(via)) for via in network.gateways),
         nameservers=tuple(str(address) for address in network.nameservers),
         keys=(*_STATIC_KEYS, *vlan),
     )

@@ -8,75 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Literal
+from ipaddress import ip_interface
 
 from pydantic import Field, model_validator
 
+from cloudinit.families import IPAddress, IPInterface
 from cloudinit.modeltypes import (
-    DOMAIN,
-    Address,
+    Addresses,
     AlgorithmName,
     DatasourceName,
     Label,
-    Network4,
     Recipient,
     RoleName,
 )
-from cloudinit.nic import InterfaceName, MacAddress, Mtu, Nic, VlanId, refuse_both
+from cloudinit.networkmodel import NetworkConfig
+from cloudinit.nic import InterfaceName, MacAddress, Nic, refuse_both
 from kubekiln.config import Model, Version, invalid
-
-
-class Flannel(Model):
-    """How pods of different nodes reach each other."""
-
-    backend: Literal["vxlan", "host-gw"] = "vxlan"
-    """Encapsulation between nodes, or none (`host-gw`): routes to each other, in one network."""
-    port: int | None = Field(default=None, ge=1, le=65535)
-    """UDP port of the encapsulation; VXLAN's is 8472, what the kernel takes if nothing is said."""
-    mtu: int | None = Field(default=None, ge=576, le=65535)
-    """MTU of the pod network in bytes; if not given, that of the node's interface less overhead."""
-
-
-class NetworkConfig(Model):
-    """The three networks of a cluster: of its nodes, its pods and its services."""
-
-    node_cidr: Network4
-    """Network of the nodes; every node's address lies in it."""
-    addressing: Literal["static", "dhcp"] = "static"
-    """How a node gets its `address`: written on the node, or by DHCP, which must have it reserved
-    for the node's MAC address; with any other lease the node stays off."""
-    vlan: VlanId | None = None
-    """VLAN ID (IEEE 802.1Q) of the node network, where it reaches the machines tagged."""
-    gateway: Address | None = None
-    """Default route of the nodes; without one they reach only their own network. With DHCP that
-    of the lease is taken."""
-    nameservers: tuple[Address, ...] = ()
-    """Name servers of the nodes, to which CoreDNS forwards other names; none: an air gap."""
-    mtu: Mtu | None = None
-    """MTU of the nodes' interface in bytes; DHCP's or the hypervisor's if not given."""
-    pod_cidr: Network4 = IPv4Network("10.244.0.0/16")
-    """Network of all pods; each node gets a part of `node_mask` bits of it."""
-    node_mask: int = Field(default=24, ge=16, le=28)
-    """Prefix length of one node's part of the pod network (24: 254 pods)."""
-    service_cidr: Network4 = IPv4Network("10.96.0.0/16")
-    """Network of the services' virtual addresses; its first one is the API's."""
-    dns_ip: Address | None = None
-    """Address of the cluster's DNS service; the tenth of `service_cidr` if not given."""
-    domain: str = Field(default="cluster.local", pattern=DOMAIN)
-    """DNS domain of the cluster."""
-    flannel: Flannel = Flannel()
-    """The pod network's implementation."""
-
-    @property
-    def service_ip(self) -> IPv4Address:
-        """The address of the service `kubernetes`."""
-        return self.service_cidr[1]
-
-    @property
-    def cluster_dns(self) -> IPv4Address:
-        """The address of the service `kube-dns`."""
-        return self.dns_ip or self.service_cidr[10]
 
 
 class Api(Model):
@@ -88,7 +35,7 @@ class Api(Model):
     """TCP port on this host's loopback that a local target (qemu, nspawn) forwards to the API."""
     local_port: int = Field(default=7443, ge=1024, le=65535)
     """TCP port on each node's loopback where its balancer leads to a master that is ready."""
-    vip: Address | None = None
+    vips: Addresses = Field(default=(), alias="vip")
     """Virtual address in `network.node_cidr` that a live master (or `lb` node) always has."""
     vrrp_id: int = Field(default=64, ge=1, le=255)
     """VRRP router ID of `vip`: another one for each such address of a network."""
@@ -165,8 +112,8 @@ class Node(Model):
     role: RoleName
     """What runs on it. `single`: a whole cluster. `master`: the control plane, and etcd unless
     there are nodes of role `etcd`. `worker`: pods. `lb`: a balancer before the masters."""
-    address: Address
-    """Its address in `network.node_cidr`, without prefix length."""
+    addresses: Addresses = Field(alias="address", min_length=1)
+    """Its address in `network.node_cidr`, without prefix length; a list of two in dual stack."""
     mac: MacAddress | None = None
     """MAC address of its interface; made from cluster and node name if not given."""
     interface: InterfaceName | None = None
@@ -187,6 +134,11 @@ class Node(Model):
     def _is_found_in_one_way(self) -> Node:
         refuse_both(self.mac, self.interface)
         return self
+
+    @property
+    def address(self) -> IPAddress:
+        """Its address of the primary family."""
+        return self.addresses[0]
 
     @property
     def serves_api(self) -> bool:
@@ -266,7 +218,7 @@ class Cluster(Model):
         balancer, or else the first master."""
         if self.api.extra_sans:
             return self.api.extra_sans[0]
-        return str(self.api.vip or self.doors[0].address)
+        return str((self.api.vips or self.doors[0].addresses)[0])
 
     def mac_of(self, node: Node) -> str:
         """Give a node's MAC address: its own, or one made from its name."""
@@ -283,6 +235,7 @@ class Cluster(Model):
         # second cluster of 5,000 nodes would have two alike.
         return "52:" + ":".join(f"{byte:02x}" for byte in digest[:5])
 
-    def interface_of(self, node: Node) -> IPv4Interface:
-        """Give a node's address with the prefix length of the node network."""
-        return IPv4Interface(f"{node.address}/{self.network.node_cidr.prefixlen}")
+    def interfaces_of(self, node: Node) -> tuple[IPInterface, ...]:
+        """Give a node's addresses with the prefix length of their network."""
+        lengths = {network.version: network.prefixlen for network in self.network.node_cidrs}
+        return tuple(ip_interface(f"{a}/{lengths[a.version]}") for a in node.addresses)

@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Annotated, Literal
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
-from kubekiln.config import CIDR, IPNetwork, invalid
+from cloudinit.families import IPAddress, IPNetwork, families_of, name_families
+from kubekiln.config import CIDR, invalid
 
 # RFC 1123: what Kubernetes takes as a node name, and the kernel as a host name of one label.
 _LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -31,10 +38,49 @@ def _label(value: object) -> object:
     return value
 
 
+def _address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        address = ip_address(value)
+    except ValueError:
+        address = None
+    # A zone (fe80::1%eth0) is a name on one machine only.
+    if address is None or "%" in value:
+        raise invalid(f"{value!r} is not an address", hint="write it as 10.80.0.11 or fd00:80::11")
+    return address
+
+
 def _only_ipv4(value: object) -> object:
     if isinstance(value, str) and ":" in value:
-        raise invalid(f"{value!r} is IPv6", hint="only IPv4 addresses are supported so far")
+        raise invalid(f"{value!r} is IPv6", hint="further network cards have IPv4 alone so far")
     return value
+
+
+def listed(value: object) -> object:
+    """Take one value, the usual form, as a list of it."""
+    if value is None:
+        return ()
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _one_of_each_family(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    families = families_of(values)
+    if len(set(families)) < len(families):
+        raise invalid(
+            f"{len(families)} values, all or some of one family: {name_families(families)}",
+            hint="give one, or a list of one IPv4 and one IPv6: the first is the primary one",
+        )
+    return values
+
+
+def _plain(values: tuple[Any, ...]) -> str | list[str]:
+    return str(values[0]) if len(values) == 1 else [str(value) for value in values]
+
+
+def _schema(one: str, other: str) -> WithJsonSchema:
+    several = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2}
+    return WithJsonSchema({"anyOf": [{"type": "string"}, several], "examples": [one, [one, other]]})
 
 
 def _recipient(value: object) -> object:
@@ -54,16 +100,31 @@ def _recipient(value: object) -> object:
     return value
 
 
-def _network_of_ipv4(value: IPNetwork) -> IPv4Network:
-    if not isinstance(value, IPv4Network):
-        raise invalid(f"{value} is IPv6", hint="only IPv4 networks are supported so far")
-    return value
-
-
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
-Address = Annotated[IPv4Address, BeforeValidator(_only_ipv4)]
 if TYPE_CHECKING:
+    Address = IPAddress
+    Address4 = IPv4Address
     Network4 = IPv4Network
+    Addresses = tuple[IPAddress, ...]
+    Networks = tuple[IPNetwork, ...]
 else:
-    Network4 = Annotated[CIDR, AfterValidator(_network_of_ipv4)]
+    Address4 = Annotated[IPv4Address, BeforeValidator(_only_ipv4)]
+    Network4 = Annotated[CIDR, BeforeValidator(_only_ipv4)]
+    Address = Annotated[
+        IPAddress, BeforeValidator(_address), WithJsonSchema({"type": "string", "format": "ip"})
+    ]
+    Addresses = Annotated[
+        tuple[Address, ...],
+        BeforeValidator(listed),
+        AfterValidator(_one_of_each_family),
+        PlainSerializer(_plain),
+        _schema("10.80.0.11", "fd00:80::11"),
+    ]
+    Networks = Annotated[
+        tuple[CIDR, ...],
+        BeforeValidator(listed),
+        AfterValidator(_one_of_each_family),
+        PlainSerializer(_plain),
+        _schema("10.80.0.0/24", "fd00:80::/64"),
+    ]

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cloudinit.modeltypes import Address, Network4
+from cloudinit.modeltypes import Address4, Network4
 from kubekiln.config import Model, invalid
 
-DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
+DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
+"""Every network of a family."""
 
 MacAddress = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")]
 # What networkd and netplan both take; 15 characters are the kernel's limit.
@@ -24,7 +25,7 @@ Mtu = Annotated[int, Field(ge=576, le=65535)]
 
 def _destination(value: object) -> object:
     """Take netplan's word for it, which cloud-init 25.1 with networkd takes for an address."""
-    return str(DEFAULT_ROUTE) if value == "default" else value
+    return DEFAULT_ROUTES[4] if value == "default" else value
 
 
 class Route(Model):
@@ -32,7 +33,7 @@ class Route(Model):
 
     to: Annotated[Network4, BeforeValidator(_destination)]
     """The network, or `default`."""
-    via: Address
+    via: Address4
     """The router, in the network of the card's own address."""
 
 

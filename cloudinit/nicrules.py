@@ -7,10 +7,11 @@ import itertools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from cloudinit.families import of_family
 from cloudinit.finding import Finding, Rule
 from cloudinit.links import links_of
 from cloudinit.model import Cluster, Node
-from cloudinit.nic import DEFAULT_ROUTE
+from cloudinit.nic import DEFAULT_ROUTES
 from kubekiln.config import KeyPath
 
 # What Linux, the pod network and a node's own VLANs have links called.
@@ -24,7 +25,7 @@ def cards_are_distinct(cluster: Cluster) -> Iterator[Finding]:
     seen: dict[tuple[str, str], str] = {}
     for node in cluster.nodes:
         seen["mac", cluster.mac_of(node)] = node.name
-        seen["address", str(node.address)] = node.name
+        seen |= {("address", str(address)): node.name for address in node.addresses}
     for at, node, index in _nics(cluster):
         nic, own = node.nics[index], f"{node.name}, nics[{index}]"
         values = {"address": str(nic.address.ip)} if nic.address else {}
@@ -74,12 +75,7 @@ def cards_are_found_by_one_rule(cluster: Cluster) -> Iterator[Finding]:
 
 def further_networks_are_apart(cluster: Cluster) -> Iterator[Finding]:
     """A further card's network overlaps no other: the node would send packets the wrong way."""
-    network = cluster.network
-    taken = {
-        "node_cidr": network.node_cidr,
-        "pod_cidr": network.pod_cidr,
-        "service_cidr": network.service_cidr,
-    }
+    taken = {name: net for name, net in cluster.network.networks() if net.version == 4}
     for index, node in enumerate(cluster.nodes):
         seen = dict(taken)
         for i, nic in enumerate(node.nics):
@@ -120,10 +116,10 @@ def routes_of_cards_are_usable(cluster: Cluster) -> Iterator[Finding]:
 def _one_default_route(cluster: Cluster, node: Node, index: int) -> Iterator[Finding]:
     leased = cluster.network.addressing == "dhcp"
     taken = "the lease's" if leased else "network.gateway"
-    free = not leased and cluster.network.gateway is None
+    free = not leased and of_family(cluster.network.gateways, 4) is None
     for i, nic in enumerate(node.nics):
         for number, route in enumerate(nic.routes):
-            if route.to != DEFAULT_ROUTE:
+            if str(route.to) != DEFAULT_ROUTES[4]:
                 continue
             at = ("nodes", index, "nics", i, "routes", number)
             if not free:

@@ -16,6 +16,7 @@ from pathlib import Path
 from cloudinit import hostkubeconfig, pool
 from cloudinit.check import check_userdata
 from cloudinit.datasource import Fit, measure_all
+from cloudinit.families import joined
 from cloudinit.model import Cluster, Node
 from cloudinit.networkconfig import render_networkconfig
 from cloudinit.part import Context, NodeFile
@@ -41,7 +42,7 @@ class RenderedNode:
     directory: Path
     mac: str
     address: str
-    """Without prefix length."""
+    """Without prefix length; in dual stack both, joined by a comma."""
     size: int
     """Of the user-data, uncompressed, in bytes."""
     size_gzip: int
@@ -207,7 +208,7 @@ def _rendered(cluster: Cluster, sizes: list[Size], final_dir: Path) -> tuple[Ren
             role=node.role,
             directory=final_dir / node.name,
             mac=cluster.mac_of(node),
-            address=str(node.address),
+            address=joined(node.addresses),
             size=size.plain,
             size_gzip=size.gzip,
         )

@@ -24,7 +24,11 @@ class Model(pydantic.BaseModel):
     """Base of all configuration: frozen, strict about unknown keys, documented on the field."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 from cloudinit.credentials import PKI_DIR, client_spec, leaf_files
+from cloudinit.families import IPAddress, joined
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
 from cloudinit.parts import etcd
 from cloudinit.pki import LeafSpec
@@ -19,17 +20,16 @@ def server_spec(context: Context) -> LeafSpec:
     names = [node.name, "localhost"]
     service = ("kubernetes", "default", "svc", *cluster.network.domain.split("."))
     names += [".".join(service[:count]) for count in (1, 2, 3)] + [".".join(service)]
-    addresses: list[IPv4Address | IPv6Address] = [
+    addresses: list[IPAddress] = [
         ip_address("127.0.0.1"),
         ip_address("::1"),
-        node.address,
-        cluster.network.service_ip,
+        *node.addresses,
+        *cluster.network.service_ips,
+        *cluster.api.vips,
     ]
-    if cluster.api.vip is not None:
-        addresses.append(cluster.api.vip)
     for balancer in cluster.balancers:
         names.append(balancer.name)
-        addresses.append(balancer.address)
+        addresses += balancer.addresses
     for extra in cluster.api.extra_sans:
         try:
             addresses.append(ip_address(extra))
@@ -96,7 +96,7 @@ def _policies(context: Context) -> tuple[NodeFile, ...]:
             "etcd_servers": etcd.client_urls(context),
             "node_ip": context.node.address,
             "port": cluster.api.port,
-            "service_cidr": cluster.network.service_cidr,
+            "service_cidr": joined(cluster.network.service_cidrs),
         },
         keys=("api.port", "nodes.address", "nodes.role", "network.service_cidr", "network.domain"),
     )

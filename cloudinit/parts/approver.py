@@ -45,10 +45,10 @@ def render(context: Context) -> Part:
 
 
 def known_nodes(nodes: Sequence[Node]) -> Iterator[tuple[str, list[str]]]:
-    """Give each node's name with its address, and runs of nodes as one: `w-[0001-5000]`.
+    """Give each node's name with its addresses, and runs of nodes as one: `w-[0001-5000]`.
 
-    In a run number and address both go up by one from node to node, so it says as much as the list,
-    in a line instead of 5,000: a master's payload would not fit the limits of most platforms.
+    In a run number and addresses go up by one from node to node, so it says as much as the list, in
+    a line instead of 5,000: a master's payload would not fit the limits of most platforms.
     """
     at = 0
     while at < len(nodes):
@@ -58,7 +58,7 @@ def known_nodes(nodes: Sequence[Node]) -> Iterator[tuple[str, list[str]]]:
         if length > 1:
             prefix, start = _numbered(first.name)
             name = f"{prefix}[{start}-{_numbered(last.name)[1]}]"
-        yield name, [str(first.address)]
+        yield name, [str(address) for address in first.addresses]
         at += length
 
 
@@ -70,7 +70,8 @@ def _run_length(nodes: Sequence[Node], at: int) -> int:
     while at + length < len(nodes):
         node = nodes[at + length]
         expected = f"{prefix}{str(int(start) + length).zfill(len(start))}"
-        if node.name != expected or node.address != nodes[at].address + length:
+        moved = tuple(address + length for address in nodes[at].addresses)
+        if node.name != expected or node.addresses != moved:
             break
         length += 1
     return length if length >= _SHORTEST_RUN else 1

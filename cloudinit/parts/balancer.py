@@ -6,6 +6,7 @@ Not a Service of Kubernetes: those need a kubelet and a kube-proxy that have fou
 
 from __future__ import annotations
 
+from cloudinit.families import in_url
 from cloudinit.model import Cluster, Node
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 from cloudinit.parts import vip
@@ -17,6 +18,12 @@ HEALTH_PORT = 7444
 # them, a TLS handshake of P-256 each, are some percent of one CPU.
 _QUESTIONS_PER_S = 200
 _LONGEST_INTERVAL_S = 10
+# How haproxy is told to listen on all addresses, by the cluster's families.
+_EVERYWHERE = {
+    frozenset({4}): ":{port}",
+    frozenset({6}): "[::]:{port}",
+    frozenset({4, 6}): "[::]:{port} v4v6",
+}
 
 
 def check_interval_s(cluster: Cluster) -> int:
@@ -37,7 +44,8 @@ def render(context: Context) -> Part:
 
 def render_public(context: Context) -> Part:
     """Give a balancer for other machines, on all addresses of one of role `lb`."""
-    settings = _settings(context, f":{context.cluster.api.port}")
+    everywhere = _EVERYWHERE[frozenset(context.cluster.network.families)]
+    settings = _settings(context, everywhere.format(port=context.cluster.api.port))
     return Part(files=(settings, unit(UNIT)), units=(UNIT,))
 
 
@@ -58,4 +66,4 @@ def _settings(context: Context, bind: str) -> NodeFile:
 
 
 def _address(master: Node, own: Node) -> str:
-    return "127.0.0.1" if master == own else str(master.address)
+    return "127.0.0.1" if master == own else in_url(master.address)

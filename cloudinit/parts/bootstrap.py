@@ -55,8 +55,11 @@ def _node_manifest(context: Context) -> NodeFile:
         # The controller manager would give it the same part, but some seconds later; it takes note
         # of parts that are given.
         network = context.cluster.network
-        part = str(next(network.pod_cidr.subnets(new_prefix=network.node_mask)))
-        document["spec"] = {"podCIDR": part, "podCIDRs": [part]}
+        parts = [
+            str(next(pods.subnets(new_prefix=network.mask_of(pods.version))))
+            for pods in network.pod_cidrs
+        ]
+        document["spec"] = {"podCIDR": parts[0], "podCIDRs": parts}
     return from_template(
         f"{DIRECTORY}/10-node.yaml",
         {"document": yaml.safe_dump(document, sort_keys=False).rstrip()},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from cloudinit.credentials import PKI_DIR, identity
+from cloudinit.families import joined
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 
 
@@ -46,14 +47,16 @@ def _settings(context: Context) -> tuple[NodeFile, NodeFile]:
     network = context.cluster.network
     # Electing a leader among one costs a second at start and a write every two afterwards.
     leader_elect = str(len(context.cluster.masters) > 1).lower()
+    # One flag a family: the one for both is refused in a dual-stack cluster.
+    masks = [f"--node-cidr-mask-size-ipv{f}={network.mask_of(f)}" for f in network.families]
     environment = from_template(
         "/etc/kubernetes/controller-manager.env",
         {
             "cluster": context.cluster.name,
             "leader_elect": leader_elect,
-            "node_mask": network.node_mask,
-            "pod_cidr": network.pod_cidr,
-            "service_cidr": network.service_cidr,
+            "node_masks": " ".join(masks),
+            "pod_cidr": joined(network.pod_cidrs),
+            "service_cidr": joined(network.service_cidrs),
         },
         keys=("name", "network.node_mask", "network.pod_cidr", "network.service_cidr"),
     )

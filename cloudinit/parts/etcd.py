@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 
 from cloudinit.credentials import leaf_files
+from cloudinit.families import IPAddress, in_url
 from cloudinit.model import Node
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 from cloudinit.pki import LeafSpec
@@ -24,14 +25,14 @@ def render(context: Context) -> Part:
     settings = from_template(
         "/etc/etcd/etcd.env",
         {
-            "address": _address(node),
+            "address": in_url(_address(node)),
             "cluster": cluster.name,
             "listen": [
-                f"https://{address}:{_CLIENT_PORT}"
+                f"https://{in_url(address)}:{_CLIENT_PORT}"
                 for address in dict.fromkeys((_LOOPBACK, _address(node)))
             ],
             "members": ",".join(
-                f"{member.name}=https://{_address(member)}:{_PEER_PORT}"
+                f"{member.name}=https://{in_url(_address(member))}:{_PEER_PORT}"
                 for member in cluster.etcd_members
             ),
             "name": node.name,
@@ -76,12 +77,12 @@ def client_urls(context: Context) -> str:
     members = context.cluster.etcd_members
     if context.node in members:
         return f"https://{_LOOPBACK}:{_CLIENT_PORT}"
-    return ",".join(f"https://{_address(member)}:{_CLIENT_PORT}" for member in members)
+    return ",".join(f"https://{in_url(_address(member))}:{_CLIENT_PORT}" for member in members)
 
 
-def _address(node: Node) -> IPv4Address:
+def _address(node: Node) -> IPAddress:
     """Only loopback for a single node: no other machine has a reason to talk to its database."""
-    return IPv4Address(_LOOPBACK) if node.role == "single" else node.address
+    return _LOOPBACK if node.role == "single" else node.address
 
 
 def member_spec(context: Context) -> LeafSpec:
@@ -96,5 +97,5 @@ def member_spec(context: Context) -> LeafSpec:
         common_name=name,
         usages=("server", "client"),
         dns_names=(name, "localhost"),
-        addresses=(ip_address("127.0.0.1"), ip_address("::1"), context.node.address),
+        addresses=(ip_address("127.0.0.1"), ip_address("::1"), *context.node.addresses),
     )

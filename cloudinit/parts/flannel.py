@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 
 from cloudinit.credentials import identity
+from cloudinit.families import of_family
+from cloudinit.model import Node
+from cloudinit.networkmodel import NetworkConfig
 from cloudinit.part import Context, Part, from_template, unit
 
 # Where packets of each backend that wraps them go; others send them as they are.
@@ -21,7 +24,7 @@ def render(context: Context) -> Part:
     if network.flannel.mtu is not None:
         backend["MTU"] = network.flannel.mtu
     # As kube-proxy does. With iptables flannel would start it a dozen times every five seconds.
-    document = {"Network": str(network.pod_cidr), "EnableNFTables": True, "Backend": backend}
+    document = {**_networks(network), "EnableNFTables": True, "Backend": backend}
     settings = from_template(
         "/etc/flannel/net-conf.json",
         {"document": json.dumps(document, indent=1)},
@@ -30,7 +33,7 @@ def render(context: Context) -> Part:
     )
     environment = from_template(
         "/etc/flannel/flanneld.env",
-        {"node": context.node.name, "node_ip": context.node.address},
+        {"node": context.node.name, **_addresses(context.node)},
         keys=("nodes.name", "nodes.address"),
         mode=0o644,
     )
@@ -43,3 +46,26 @@ def render(context: Context) -> Part:
         ),
         units=("flanneld.service",),
     )
+
+
+def _networks(network: NetworkConfig) -> dict[str, str | bool]:
+    """Give the pod network of each family; flannel takes IPv4 for granted."""
+    said: dict[str, str | bool] = {}
+    pods = {each.version: str(each) for each in network.pod_cidrs}
+    if 4 in pods:
+        said["Network"] = pods[4]
+    else:
+        said["EnableIPv4"] = False
+    if 6 in pods:
+        said |= {"EnableIPv6": True, "IPv6Network": pods[6]}
+    return said
+
+
+def _addresses(node: Node) -> dict[str, object]:
+    """Give the address whose interface flannel uses, and the second one in dual stack.
+
+    It looks for the interface by the IPv4 address if there is one, whichever is the primary.
+    """
+    by_family = [of_family(node.addresses, family) for family in (4, 6)]
+    first, *others = [address for address in by_family if address is not None]
+    return {"node_ip": first, "public_ipv6": others}

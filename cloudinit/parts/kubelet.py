@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from cloudinit.credentials import identity
+from cloudinit.families import joined
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 
 
@@ -22,7 +23,7 @@ def render(context: Context) -> Part:
         "/etc/kubernetes/kubelet.env",
         {
             "labels": ",".join(f"{key}={value}" for key, value in labels.items()),
-            "node_ip": context.node.address,
+            "node_ip": joined(context.node.addresses),
         },
         keys=("nodes.address", "nodes.labels"),
     )
@@ -42,7 +43,8 @@ def _configuration(context: Context) -> NodeFile:
     network, settings = context.cluster.network, context.cluster.kubelet
     view = {
         "disk": settings.reserved_disk_mib,
-        "dns_ip": network.cluster_dns,
+        # A pod of two families reaches it by either.
+        "dns_ip": network.cluster_dns[0],
         "domain": network.domain,
         "max_pods": settings.max_pods,
         "memory": settings.reserved_memory_mib,

@@ -9,7 +9,7 @@ network-config can't say: that a lease is the MAC address's, that a VLAN is to b
 from __future__ import annotations
 
 from cloudinit.links import Link, links_of
-from cloudinit.nic import DEFAULT_ROUTE
+from cloudinit.nic import DEFAULT_ROUTES
 from cloudinit.part import Context, NodeFile, Part, from_template
 
 _DIR = "/etc/systemd/network"
@@ -39,18 +39,20 @@ def network_files(links: tuple[Link, ...]) -> tuple[NodeFile, ...]:
 
 
 def _view(link: Link) -> dict[str, object]:
-    gateways = [via for to, via in link.routes if to == str(DEFAULT_ROUTE)]
+    gateways = [via for to, via in link.routes if to in DEFAULT_ROUTES.values()]
     return {
         "addresses": link.addresses,
         "gateways": gateways,
         "leased": link.leased,
         "leads_out": link.leads_out,
+        # Neighbours find each other by it in IPv6.
+        "link_local": "ipv6" if any(":" in address for address in link.addresses) else "no",
         "macs": [link.mac] if link.mac else [],
         "mtus": [link.mtu] if link.mtu is not None else [],
         "name": link.name,
         "nameservers": link.nameservers,
         "optional": link.optional,
-        "routes": [(to, via) for to, via in link.routes if to != str(DEFAULT_ROUTE)],
+        "routes": [(to, via) for to, via in link.routes if to not in DEFAULT_ROUTES.values()],
         "vlans": link.vlans,
     }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from cloudinit.credentials import identity
+from cloudinit.families import joined
 from cloudinit.part import Context, Part, from_template, unit
 
 
@@ -11,7 +12,7 @@ def render(context: Context) -> Part:
     """Give kube-proxy."""
     configuration = from_template(
         "/etc/kubernetes/kube-proxy.yaml",
-        {"pod_cidr": context.cluster.network.pod_cidr},
+        {"pod_cidr": joined(context.cluster.network.pod_cidrs)},
         keys=("network.pod_cidr",),
     )
     return Part(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from cloudinit.families import of_family
 from cloudinit.links import FIRST_NAME
 from cloudinit.model import Cluster, Node
 from cloudinit.part import Context, Part, from_template, unit
@@ -12,7 +13,7 @@ UNIT = "keepalived.service"
 
 def holders(cluster: Cluster) -> tuple[Node, ...]:
     """Give the machines that the address moves between."""
-    return () if cluster.api.vip is None else cluster.doors
+    return cluster.doors if cluster.api.vips else ()
 
 
 def is_holder(cluster: Cluster, node: Node) -> bool:
@@ -29,13 +30,15 @@ def render(context: Context) -> Part:
     if not is_holder(cluster, node):
         return Part(files=())
     others = [other for other in holders(cluster) if other != node]
+    # VRRP speaks one family; an address of the other moves along with the first.
+    family = cluster.api.vips[0].version
     view = {
-        "address": node.address,
+        "address": of_family(node.addresses, family),
         "interface": FIRST_NAME,
         "name": node.name,
-        "peers": [other.address for other in others],
+        "peers": [of_family(other.addresses, family) for other in others],
         "priority": 200 - holders(cluster).index(node),
-        "vip": cluster.api.vip,
+        "vips": [f"{vip}/{vip.max_prefixlen}" for vip in cluster.api.vips],
         "vrrp_id": cluster.api.vrrp_id,
     }
     keys = ("api.vip", "api.vrrp_id", "nodes.address", "nodes.role")

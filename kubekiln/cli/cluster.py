@@ -28,6 +28,7 @@ def list_clusters() -> None:
     """List the clusters that have a config, and how many machines of each are there."""
     from rich.table import Table
 
+    from cloudinit.families import joined
     from kubekiln.operations.clusters import known_clusters
     from kubekiln.paths import Project
 
@@ -40,7 +41,8 @@ def list_clusters() -> None:
         where = f"{path} (by up)" if known.is_profile else path
         shown = ["invalid", "", ""]
         if made is not None:
-            shown = [str(len(made.nodes)), str(made.network.node_cidr), str(made.api.host_port)]
+            networks = joined(made.network.node_cidrs)
+            shown = [str(len(made.nodes)), networks, str(made.api.host_port)]
         table.add_row(known.name, *shown, str(known.machines or "–"), where)
     print_table(table)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cloudinit.families import joined
 from kubekiln.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _print_machines(plan: UpPlan) -> None:
     for planned in plan.nodes:
         node = planned.node
         table.add_row(
-            node.name, node.role, str(node.address), str(node.cpus), f"{node.memory_mib} MiB",
+            node.name, node.role, joined(node.addresses), str(node.cpus), f"{node.memory_mib} MiB",
             f"{node.disk_gib} GiB", planned.action,
         )  # fmt: skip
     print_table(table)

@@ -25,9 +25,9 @@ def free_node_network(project: Project, clusters: Sequence[Cluster]) -> IPv4Netw
     """Give a network that overlaps none of these clusters' and of no machine that is there."""
     taken: list[IPv4Network | IPv6Network] = []
     for cluster in clusters:
-        network = cluster.network
-        taken += [network.node_cidr, network.pod_cidr, network.service_cidr]
-    taken += [record.machine.address.network for record in list_records(project.machines_dir)]
+        taken += [network for _, network in cluster.network.networks()]
+    machines = [record.machine for record in list_records(project.machines_dir)]
+    taken += [address.network for machine in machines for address in machine.addresses]
     for candidate in _NETWORKS.subnets(new_prefix=_PREFIX):
         if not any(isinstance(t, IPv4Network) and candidate.overlaps(t) for t in taken):
             return candidate

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cloudinit.families import name_families, of_family
 from cloudinit.model import Cluster
 from cloudinit.render import RenderedCluster
 from kubekiln.errors import ConfigError, KubekilnError, Problem
@@ -93,6 +94,15 @@ def check_target(target: Target, name: str, project: Project, cluster: Cluster) 
                 hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
             )
         )
+    missing = set(cluster.network.families) - target.families
+    if missing:
+        problems.append(
+            Problem(
+                f"{cluster.name} has addresses of {name_families(sorted(missing))}, which target "
+                f"{name} gives no machine",
+                hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
+            )
+        )
     for node in cluster.nodes:
         record = read_record(project.machines_dir / cluster.name / node.name)
         if record and record.target != name:
@@ -108,9 +118,11 @@ def plan_machines(
 ) -> list[Machine]:
     """Join what the two halves made: a machine is an image and a seed."""
     seeds = {node.name: node for node in rendered.nodes}
-    network = cluster.network.node_cidr
-    # Without a router of its own the network still needs an address for the host's side.
-    gateway = cluster.network.gateway or network[-2]
+    # Without a router of its own a network still needs an address for the host's side.
+    gateways = tuple(
+        of_family(cluster.network.gateways, network.version) or network[-2]
+        for network in cluster.network.node_cidrs
+    )
     machines = []
     # On a balancer the way in outlives any one master.
     door = cluster.doors[0]
@@ -125,8 +137,8 @@ def plan_machines(
                 seed_dir=seed.directory,
                 seed_iso=seed.seed_iso,
                 mac=seed.mac,
-                address=cluster.interface_of(node),
-                gateway=gateway,
+                addresses=cluster.interfaces_of(node),
+                gateways=gateways,
                 run_dir=project.machines_dir / cluster.name / node.name,
                 api_host_port=cluster.api.host_port if node == door else None,
                 api_port=cluster.api.port,
@@ -157,7 +169,7 @@ def differences(old: Record, new: Record) -> list[str]:
     found = ["image"] if old.machine.image.digest != new.machine.image.digest else []
     if old.user_data_sha256 != new.user_data_sha256:
         found.append("user-data")
-    settings = ("mac", "address", "gateway", "api_host_port", "cpus", "memory_mib", "disk_gib")
+    settings = ("mac", "addresses", "gateways", "api_host_port", "cpus", "memory_mib", "disk_gib")
     return found + [s for s in settings if getattr(old.machine, s) != getattr(new.machine, s)]
 
 

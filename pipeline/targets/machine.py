@@ -34,9 +34,11 @@ class Machine:
     seed_iso: Path
     """The same as a NoCloud disk."""
     mac: str
-    address: IPv4Interface | IPv6Interface
-    gateway: IPv4Address | IPv6Address
-    """The router of the node network; a target gives this address to the host's side of it."""
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    """One, or one of each family; the first is the primary one."""
+    gateways: tuple[IPv4Address | IPv6Address, ...]
+    """The router of the node network in each family, in the same order; a target gives these
+    addresses to the host's side of it."""
     run_dir: Path
     """Everything the machine leaves on the host; `build/machines/<cluster>/<node>`."""
     api_host_port: int | None = None
@@ -45,6 +47,11 @@ class Machine:
     cpus: int = 2
     memory_mib: int = 4096
     disk_gib: int = 20
+
+    @property
+    def address(self) -> IPv4Interface | IPv6Interface:
+        """Its address of the primary family."""
+        return self.addresses[0]
 
     @property
     def console_log(self) -> Path:

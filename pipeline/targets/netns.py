@@ -7,7 +7,7 @@ so no mount on the host, and nothing is left when the process ends.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 
 from kubekiln.errors import KubekilnError
@@ -40,14 +40,16 @@ def ensure_network(machine: Machine) -> int:
 
 def network_command(machine: Machine) -> list[str | Path]:
     """The process that holds the network; it leaves our session at once."""
-    gateway = gateway_interface(machine)
-    return ["setsid", "--fork", "bash", SCRIPT, machine.network_dir, str(gateway)]
+    gateways = [str(gateway) for gateway in gateway_interfaces(machine)]
+    return ["setsid", "--fork", "bash", SCRIPT, machine.network_dir, *gateways]
 
 
-def gateway_interface(machine: Machine) -> IPv4Interface | IPv6Interface:
-    """The gateway with the length of its network's prefix."""
-    kind = type(machine.address)
-    return kind(f"{machine.gateway}/{machine.address.network.prefixlen}")
+def gateway_interfaces(machine: Machine) -> list[IPv4Interface | IPv6Interface]:
+    """The gateway of each family with the length of its network's prefix."""
+    return [
+        ip_interface(f"{gateway}/{address.network.prefixlen}")
+        for address, gateway in zip(machine.addresses, machine.gateways, strict=True)
+    ]
 
 
 def network_pid(directory: Path) -> int:

@@ -45,6 +45,7 @@ class NspawnTarget:
 
     name = "nspawn"
     joins_machines = True
+    families = frozenset({4, 6})
 
     def problems(self) -> list[Problem]:
         """Say which tool, privilege or kernel feature lacks."""
@@ -167,7 +168,7 @@ def start_command(machine: Machine, lower: Path, network: int) -> list[str | Pat
     port = "-" if machine.api_host_port is None else str(machine.api_host_port)
     script: list[str | Path] = [
         "bash", SCRIPT, machine.run_dir, lower, str(network), machine.mac, cable_name(machine),
-        port, f"{machine.address.ip}:{machine.api_port}", *nspawn_command(machine),
+        port, proxied_address(machine), *nspawn_command(machine),
     ]  # fmt: skip
     if SYSTEMD.is_dir():
         unit = f"kubekiln-{cable_name(machine)}"
@@ -175,6 +176,12 @@ def start_command(machine: Machine, lower: Path, network: int) -> list[str | Pat
         return ["systemd-run", "--quiet", "--collect", f"--unit={unit}",
                 "--property=Delegate=yes", *script]  # fmt: skip
     return ["setsid", "--fork", *script]
+
+
+def proxied_address(machine: Machine) -> str:
+    """Where the API is, as systemd-socket-proxyd wants it: what is before the last colon is the
+    host, of IPv6 as well without brackets."""
+    return f"{machine.address.ip}:{machine.api_port}"
 
 
 def nspawn_command(machine: Machine) -> list[str | Path]:

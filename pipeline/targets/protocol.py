@@ -18,6 +18,8 @@ class Target(Protocol):
     name: str
     joins_machines: bool
     """Whether the machines of one cluster reach each other."""
+    families: frozenset[int]
+    """The families of addresses, 4 and 6, that it can give the machines' network."""
 
     def problems(self) -> list[Problem]:
         """Say why this host can't run machines this way; nothing if it can."""

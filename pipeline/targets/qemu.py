@@ -56,6 +56,8 @@ class QemuTarget:
     name = "qemu"
     # Each process has a user network of its own.
     joins_machines = False
+    # Its user network has IPv6, but forwards no port of the host to it.
+    families = frozenset({4})
 
     def problems(self) -> list[Problem]:
         """Say which tool lacks."""
@@ -187,7 +189,7 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
 
 def network_option(machine: Machine) -> str:
     """User networking that is the node's network: the host's side has the gateway's address."""
-    option = f"user,id=nodes,ipv6=off,net={machine.address.network},host={machine.gateway}"
+    option = f"user,id=nodes,ipv6=off,net={machine.address.network},host={machine.gateways[0]}"
     if machine.api_host_port is not None:
         to = f"{machine.address.ip}:{machine.api_port}"
         option += f",hostfwd=tcp:127.0.0.1:{machine.api_host_port}-{to}"

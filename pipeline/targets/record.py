@@ -16,7 +16,7 @@ from kubekiln.errors import KubekilnError
 from kubekiln.files import make_dir, sha256_file, write_atomic
 from pipeline.targets.machine import BootImage, Machine
 
-_SCHEMA = 1
+_SCHEMA = 2
 _PATHS = ("seed_dir", "seed_iso", "run_dir")
 
 
@@ -77,6 +77,6 @@ def _machine(data: dict[str, Any]) -> Machine:
     fields["image"] = BootImage(
         image["name"], image["digest"], Path(image["qcow2"]), Path(image["root_tar"])
     )
-    fields["address"] = ipaddress.ip_interface(data["address"])
-    fields["gateway"] = ipaddress.ip_address(data["gateway"])
+    fields["addresses"] = tuple(map(ipaddress.ip_interface, data["addresses"]))
+    fields["gateways"] = tuple(map(ipaddress.ip_address, data["gateways"]))
     return Machine(**fields)

@@ -27,8 +27,8 @@ def make_machine(root: Path, **changes: Any) -> Machine:
         seed_dir=seed,
         seed_iso=root / "seed.iso",
         mac="52:54:00:aa:bb:cc",
-        address=ip_interface("10.80.0.11/24"),
-        gateway=ip_address("10.80.0.1"),
+        addresses=(ip_interface("10.80.0.11/24"),),
+        gateways=(ip_address("10.80.0.1"),),
         run_dir=root / "machines" / "lab" / "lab-1",
         api_host_port=16443,
     )

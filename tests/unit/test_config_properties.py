@@ -100,7 +100,7 @@ def test_a_loaded_cluster_is_the_one_that_was_written(data: st.DataObject) -> No
 
     assert isinstance(loaded, Cluster)
     assert loaded.nodes[0].name == name
-    assert str(loaded.interface_of(loaded.nodes[0])) == f"10.80.0.{octet}/24"
+    assert str(loaded.interfaces_of(loaded.nodes[0])[0]) == f"10.80.0.{octet}/24"
     assert Cluster.model_validate(yaml.safe_load(loaded.model_dump_json())) == loaded
 
 

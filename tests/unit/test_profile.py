@@ -123,9 +123,10 @@ def test_no_two_clusters_share_a_network_or_a_port(project: Project) -> None:
         find_or_make(project, name, Shape(nodes=2))
     clusters = [load_cluster(name, project) for name in project.config_names("clusters")]
 
-    assert len(clusters) == 7
+    assert len(clusters) == 8
     for one, other in itertools.combinations(clusters, 2):
-        assert not one.network.node_cidr.overlaps(other.network.node_cidr)
+        mine, theirs = one.network.node_cidrs, other.network.node_cidrs
+        assert not any(m.overlaps(t) for m in mine for t in theirs if m.version == t.version)
         assert one.api.host_port != other.api.host_port
 
 
@@ -133,11 +134,11 @@ def test_ranges_of_other_peoples_configs_and_of_machines_are_left_alone(project:
     data = cluster_data(network={"node_cidr": "10.90.0.0/23", "gateway": "10.90.0.1"})
     data["nodes"][0]["address"] = "10.90.0.11"
     write_cluster(project, {**data, "api": {"host_port": 6500}})
-    add_machine(project, "gone", address=ip_interface("10.90.2.11/24"), api_host_port=6501)
+    add_machine(project, "gone", addresses=(ip_interface("10.90.2.11/24"),), api_host_port=6501)
 
     made = resolve(project, "try", Shape(nodes=1)).cluster
 
-    assert str(made.network.node_cidr) == "10.90.3.0/24"
+    assert str(made.network.node_cidrs[0]) == "10.90.3.0/24"
     assert made.api.host_port == 6502
 
 

@@ -63,7 +63,7 @@ def test_the_hosts_end_of_the_cable_fits_the_kernels_limit(tmp_path: Path) -> No
 
 
 def test_the_bridge_has_the_gateways_address(tmp_path: Path) -> None:
-    assert str(netns.gateway_interface(make_machine(tmp_path))) == "10.80.0.1/24"
+    assert list(map(str, netns.gateway_interfaces(make_machine(tmp_path)))) == ["10.80.0.1/24"]
 
 
 def test_a_network_that_is_not_there_is_an_error(tmp_path: Path) -> None:

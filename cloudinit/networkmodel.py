@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may a cluster's configuration say of its networks (the key `network`)?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cloudinit.families import IPAddress, IPNetwork, families_of, of_family
+from cloudinit.modeltypes import DOMAIN, Address, Addresses, Networks, listed
+from cloudinit.nic import Mtu, VlanId
+from kubekiln.config import Model
+
+
+class Flannel(Model):
+    """How pods of different nodes reach each other."""
+
+    backend: Literal["vxlan", "host-gw"] = "vxlan"
+    """Encapsulation between nodes, or none (`host-gw`): routes to each other, in one network."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """UDP port of the encapsulation; VXLAN's is 8472, what the kernel takes if nothing is said."""
+    mtu: int | None = Field(default=None, ge=576, le=65535)
+    """MTU of the pod network in bytes; if not given, that of the node's interface less overhead."""
+
+
+# What a network is, by family, if nothing is said; those of IPv6 are kind's.
+_USUAL_NETWORKS = {
+    "pod_cidr": {4: "10.244.0.0/16", 6: "fd00:10:244::/56"},
+    "service_cidr": {4: "10.96.0.0/16", 6: "fd00:10:96::/112"},
+}
+
+
+class NetworkConfig(Model):
+    """The three networks of a cluster: of its nodes, its pods and its services.
+
+    Where one value is asked for, a list of one IPv4 and one IPv6 makes a dual-stack cluster; the
+    first family is the primary one.
+    """
+
+    node_cidrs: Networks = Field(alias="node_cidr", min_length=1)
+    """Network of the nodes; every node's address lies in it. Its families are the cluster's."""
+    addressing: Literal["static", "dhcp"] = "static"
+    """How a node gets its `address`: written on the node, or by DHCP (IPv4 alone), which must have
+    it reserved for the node's MAC address; with any other lease the node stays off."""
+    vlan: VlanId | None = None
+    """VLAN ID (IEEE 802.1Q) of the node network, where it reaches the machines tagged."""
+    gateways: Addresses = Field(default=(), alias="gateway")
+    """Default route of the nodes; without one they reach only their own network. With DHCP that
+    of the lease is taken."""
+    nameservers: tuple[Address, ...] = ()
+    """Name servers of the nodes, to which CoreDNS forwards other names; none: an air gap."""
+    mtu: Mtu | None = None
+    """MTU of the nodes' interface in bytes; DHCP's or the hypervisor's if not given."""
+    pod_cidrs: Networks = Field(
+        default=(ip_network(_USUAL_NETWORKS["pod_cidr"][4]),), alias="pod_cidr", min_length=1
+    )
+    """Network of all pods; each node gets a part of it. IPv6: fd00:10:244::/56 if not given."""
+    node_mask: int = Field(default=24, ge=16, le=28)
+    """Prefix length of one node's part of the IPv4 pod network (24: 254 pods)."""
+    node_mask_ipv6: int = Field(default=64, ge=48, le=120)
+    """Prefix length of one node's part of the IPv6 pod network."""
+    service_cidrs: Networks = Field(
+        default=(ip_network(_USUAL_NETWORKS["service_cidr"][4]),),
+        alias="service_cidr",
+        min_length=1,
+    )
+    """Network of the services' virtual addresses; its first one is the API's. IPv6:
+    fd00:10:96::/112 if not given."""
+    dns_ips: Addresses = Field(default=(), alias="dns_ip")
+    """Address of the cluster's DNS service; the tenth of `service_cidr` if not given."""
+    domain: str = Field(default="cluster.local", pattern=DOMAIN)
+    """DNS domain of the cluster."""
+    flannel: Flannel = Flannel()
+    """The pod network's implementation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_nodes_families(cls, data: Any) -> Any:
+        """Let networks that nothing is said of have the families of the nodes' network."""
+        said: Any = listed(data.get("node_cidr")) if isinstance(data, dict) else ()
+        families = dict.fromkeys(6 if ":" in str(value) else 4 for value in said)
+        usual = {key: [of[f] for f in families] for key, of in _USUAL_NETWORKS.items() if families}
+        return {**usual, **data} if usual else data
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The cluster's families, 4 and 6, the primary one first."""
+        return families_of(self.node_cidrs)
+
+    def networks(self) -> Iterator[tuple[str, IPNetwork]]:
+        """Give the networks of all families with the names of their keys."""
+        for key, values in (
+            ("node_cidr", self.node_cidrs),
+            ("pod_cidr", self.pod_cidrs),
+            ("service_cidr", self.service_cidrs),
+        ):
+            yield from ((key, value) for value in values)
+
+    @property
+    def service_ips(self) -> tuple[IPAddress, ...]:
+        """The addresses of the service `kubernetes` that there may be."""
+        return tuple(network[1] for network in self.service_cidrs)
+
+    @property
+    def cluster_dns(self) -> tuple[IPAddress, ...]:
+        """The addresses of the service `kube-dns`."""
+        return tuple(of_family(self.dns_ips, n.version) or n[10] for n in self.service_cidrs)
+
+    def mask_of(self, family: int) -> int:
+        """Give the prefix length of one node's part of a family's pod network."""
+        return self.node_mask if family == 4 else self.node_mask_ipv6
