@@ -15,7 +15,7 @@ from pipeline.targets.record import list_records
 if TYPE_CHECKING:
     from cloudinit.model import Cluster
 
-# Beside the ranges of our own examples (10.80 to 10.83), the pods' and the services'.
+# Beside the ranges of our own examples (10.80 to 10.84), the pods' and the services'.
 _NETWORKS = IPv4Network("10.90.0.0/16")
 _PREFIX = 24
 _PORTS = range(6500, 7000)

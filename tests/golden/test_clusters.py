@@ -25,7 +25,7 @@ from tests.support.clusters import NOW, make_project
 
 HERE = Path(__file__).parent
 # Each example that the project comes with; of several nodes of one role the first.
-CLUSTERS = ("ha-external", "ha-stacked", "single-master", "solo")
+CLUSTERS = ("dual-stack", "ha-external", "ha-stacked", "single-master", "solo")
 _KEY = re.compile(r"-----BEGIN (\w+) PRIVATE KEY-----.*?-----END \1 PRIVATE KEY-----\n", re.DOTALL)
 
 

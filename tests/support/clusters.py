@@ -35,6 +35,16 @@ def cluster_data(**changes: Any) -> dict[str, Any]:
     return {**data, **changes}
 
 
+def only_ipv6(config: dict[str, Any]) -> None:
+    """Leave a dual-stack configuration its IPv6 half."""
+    network, api = config["network"], config.get("api", {})
+    for settings in (network, api, *config["nodes"]):
+        for key, value in settings.items():
+            if isinstance(value, list) and any(":" in str(v) for v in value):
+                settings[key] = next(v for v in value if ":" in str(v))
+    network["nameservers"] = [network["gateway"]]
+
+
 def make_cluster(**changes: Any) -> Cluster:
     return Cluster.model_validate(cluster_data(**changes))
 

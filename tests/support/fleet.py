@@ -101,11 +101,15 @@ class Fleet:
         """Tell whether a machine has reported its boot as complete."""
         return read_console(self.machines[name].console_log).complete
 
-    def pods(self, selector: str) -> list[tuple[str, str, str]]:
-        """List (name, address, node) of running pods."""
+    def pods(self, selector: str) -> list[tuple[str, list[str], str]]:
+        """List (name, addresses, node) of running pods."""
         said = self.kubectl("get", "pods", "-n=e2e", f"--selector={selector}", "--output=json")
         return [
-            (item["metadata"]["name"], item["status"]["podIP"], item["spec"]["nodeName"])
+            (
+                item["metadata"]["name"],
+                [each["ip"] for each in item["status"]["podIPs"]],
+                item["spec"]["nodeName"],
+            )
             for item in json.loads(said.stdout)["items"]
         ]
 

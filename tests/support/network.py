@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from cloudinit.families import in_url
 from tests.support.fleet import Fleet
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -16,7 +18,8 @@ SIZES = (1400, 8000)
 
 
 def unanswered(fleet: Fleet) -> dict[str, list[Any]]:
-    """Let a pod on each node ask pods, Services, names, NodePorts and hostPorts of all.
+    """Let a pod on each node ask pods, Services, names, NodePorts and hostPorts of all, by every
+    family that the cluster has.
 
     Gives the questions that got no answer, by the node whose pod asked.
     """
@@ -25,7 +28,9 @@ def unanswered(fleet: Fleet) -> dict[str, list[Any]]:
         fleet.kubectl("rollout", "status", workload, "-n=e2e", "--timeout=180s")
     pods = fleet.pods("app=net")
     assert {node for _, _, node in pods} == set(fleet.nodes)
-    asked = json.dumps(questions(fleet, [address for _, address, _ in pods]))
+    families = fleet.plan.cluster.network.families
+    assert all(len(addresses) == len(families) for _, addresses, _ in pods)
+    asked = json.dumps(questions(fleet, [a for _, addresses, _ in pods for a in addresses]))
     program = (TESTS / "support/in_pod/ask.py").read_text()
     found = {}
     for name, _, node in pods:
@@ -38,11 +43,21 @@ def unanswered(fleet: Fleet) -> dict[str, list[Any]]:
 
 
 def questions(fleet: Fleet, pods: list[str]) -> list[list[Any]]:
-    """List what a pod asks: `http URL` and `echo ADDRESS BYTES` (UDP)."""
-    nodes = [str(fleet.machines[name].address.ip) for name in fleet.nodes]
-    names = ["net", "net.e2e.svc.cluster.local"]
+    """List what a pod asks: `http URL`, `echo ADDRESS BYTES` (UDP), `resolve NAME FAMILY` and
+    `reverse ADDRESS NAME`."""
+    full = "net.e2e.svc.cluster.local"
+    said = fleet.kubectl("get", "service", "net", "-n=e2e", "--output=json").stdout
+    services = json.loads(said)["spec"]["clusterIPs"]
+    families = fleet.plan.cluster.network.families
+    assert tuple(ip_address(service).version for service in services) == families
+    nodes = [str(a.ip) for name in fleet.nodes for a in fleet.machines[name].addresses]
+    names = ["net", full, *map(in_url, services)]
     names += [f"set-{i}.set.e2e.svc.cluster.local:8080" for i in (0, 1)]
-    names += [f"{address}:8080" for address in pods]
-    names += [f"{address}:{port}" for address in nodes for port in (30080, 18080)]
-    echoes = [["echo", address, size] for address in pods for size in SIZES]
-    return [*(["http", f"http://{name}/"] for name in names), *echoes]
+    names += [f"{in_url(address)}:8080" for address in pods]
+    names += [f"{in_url(address)}:{port}" for address in nodes for port in (30080, 18080)]
+    return [
+        *(["http", f"http://{name}/"] for name in names),
+        *(["echo", address, size] for address in pods for size in SIZES),
+        *(["resolve", full, family] for family in families),
+        *(["reverse", service, full] for service in services),
+    ]

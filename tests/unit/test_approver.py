@@ -42,6 +42,18 @@ def test_five_thousand_numbered_nodes_are_one_line() -> None:
     assert written(numbered(5000)) == {"w-[0001-5000]": ["10.0.1.1"]}
 
 
+BOTH = [
+    Node.model_validate(
+        {"name": f"w-{i:02}", "role": "worker", "address": [f"10.0.1.{i}", f"fd00::{i:x}"]}
+    )
+    for i in range(1, 31)
+]
+
+
+def test_numbered_nodes_of_two_families_are_one_line() -> None:
+    assert written(BOTH) == {"w-[01-30]": ["10.0.1.1", "fd00::1"]}
+
+
 CLUSTERS: dict[str, list[Node]] = {
     "one": nodes(("a", "10.0.0.1")),
     "numbered": numbered(300),
@@ -50,6 +62,8 @@ CLUSTERS: dict[str, list[Node]] = {
     "hole in the addresses": [*numbered(20), *numbered(20, start=21, first="10.0.2.1")],
     "hole in the numbers": [*numbered(20), *numbered(20, start=31, first="10.0.1.21")],
     "names without numbers": [*nodes(("a", "10.0.0.1"), ("b", "10.0.0.2")), *numbered(17)],
+    "two families": BOTH,
+    "a hole in IPv6": [*BOTH[:20], *BOTH[21:]],
     "short runs": [
         n for k in range(30) for n in numbered(10, start=100 * k + 1, first=f"10.0.{k}.1")
     ],  # fmt: skip
@@ -62,7 +76,7 @@ def test_the_node_reads_back_each_name_with_its_own_address(name: str) -> None:
 
     read: dict[str, Any] = read_addresses(json.loads(json.dumps(written(cluster))))
 
-    assert read == {node.name: {str(node.address)} for node in cluster}
+    assert read == {node.name: set(map(str, node.addresses)) for node in cluster}
 
 
 def test_even_a_cluster_without_any_order_fits_the_larger_platforms() -> None:

@@ -29,6 +29,13 @@ def masters(*roles: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def dual(*, nodes: list[dict[str, Any]] | None = None, **network: Any) -> dict[str, Any]:
+    """A single node of both families."""
+    both = {"node_cidr": ["10.80.0.0/24", "fd00:80::/64"], "gateway": ["10.80.0.1", "fd00:80::1"]}
+    one = [node(address=["10.80.0.11", "fd00:80::11"])]
+    return {"network": {**both, **network}, "nodes": nodes or one}
+
+
 TWO = [*cluster_data()["nodes"], node()]
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "pods overlap nodes": ({"network": {"pod_cidr": "10.80.0.0/16"}}, "pod_cidr 10.80.0.0/16 over"),
@@ -42,6 +49,55 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "IPv6 node": ({"nodes": [node(address="fd00::1")]}, "has IPv6, node_cidr 10.80.0.0/24 has"),
     "no address": ({"nodes": [node(address="ten")]}, "'ten' is not an address"),
     "a zone": ({"nodes": [node(address="fe80::1%eth0")]}, "'fe80::1%eth0' is not an address"),
+    "another order": (
+        {
+            "network": {"node_cidr": ["fd00:80::/64", "10.80.0.0/24"]},
+            "nodes": [node(address=["10.80.0.12", "fd00:80::12"])],
+        },
+        "address 10.80.0.12,fd00:80::12 has IPv4 and IPv6, node_cidr fd00:80::/64,10.80.0.0/24 has "
+        "IPv6 and IPv4",
+    ),
+    "one of two": (dual(pod_cidr="10.244.0.0/16"), "pod_cidr 10.244.0.0/16 has IPv4, node_cidr"),
+    "two of one": (
+        {"network": {"node_cidr": ["10.80.0.0/24", "10.81.0.0/24"]}},
+        "2 values, all or some of one family: IPv4 and IPv4",
+    ),
+    "a gateway of no use": ({"network": {"gateway": "fd00::1"}}, "gateway fd00::1 is IPv6, the no"),
+    "IPv6 elsewhere": (
+        dual(nodes=[node(address=["10.80.0.12", "fd00:81::12"])]),
+        "address fd00:81::12 of lab-2 is not a host of node_cidr fd00:80::/64",
+    ),
+    "the routers' address": (
+        dual(nodes=[node(address=["10.80.0.12", "fd00:80::"])]),
+        "fd00:80:: of lab-2 is not a host",
+    ),
+    "IPv6 twice": (
+        dual(nodes=[node(address=["10.80.0.12", "fd00:80::1"])]),
+        "already that of the gateway",
+    ),
+    "IPv6 overlaps": (
+        dual(pod_cidr=["10.244.0.0/16", "fd00:80::/56"]),
+        "pod_cidr fd00:80::/56 overlaps node_cidr fd00:80::/64",
+    ),
+    "IPv6 host bits": (dual(pod_cidr=["10.244.0.0/16", "fd00::1/56"]), "did you mean fd00::/56?"),
+    "too many IPv6 parts": (
+        dual(pod_cidr=["10.244.0.0/16", "fd01::/40"]),
+        "takes at most 16: a /48 or smaller",
+    ),
+    "IPv6 part too large": (
+        dual(pod_cidr=["10.244.0.0/16", "fd01::/112"]),
+        "node_mask_ipv6 64 is larger than the whole",
+    ),
+    "IPv6 pods too many": (
+        dual(pod_cidr=["10.244.0.0/16", "fd01::/112"], node_mask_ipv6=120)
+        | {"kubelet": {"max_pods": 255}},
+        "more than the 254 addresses",
+    ),
+    "IPv6 services too many": (
+        dual(service_cidr=["10.96.0.0/16", "fd02::/64"]),
+        "fd02::/64 is not between /108 and /123",
+    ),
+    "IPv6 DNS outside": (dual(dns_ip="fd03::a"), "for example fd00:10:96::a"),
     "unknown key": ({"newtork": {}}, "did you mean 'network'?"),
     "unknown role": ({"nodes": [node(role="boss")]}, "'boss'"),
     "two names": ({"nodes": [*TWO[:1], node(name="lab-1")]}, "name lab-1 is already that of"),

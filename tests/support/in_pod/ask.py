@@ -16,11 +16,26 @@ def http(url):
 
 def echo(host, size):
     data = bytes(size)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as udp:
         udp.settimeout(2)
         udp.sendto(data, (host, 8080))
         if udp.recv(65535) != data:
             raise OSError("came back changed")
+
+
+def resolve(name, version):
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+
+
+def reverse(address, name):
+    found = socket.gethostbyaddr(address)[0]
+    if found != name:
+        raise OSError(f"is called {found}")
+
+
+ASK = {"http": http, "echo": echo, "resolve": resolve, "reverse": reverse}
 
 
 def attempt(question):
@@ -28,7 +43,7 @@ def attempt(question):
     # Proxies and DNS follow a Service within a moment, not at once.
     for left in reversed(range(TRIES)):
         try:
-            return {"http": http, "echo": echo}[kind](*words)
+            return ASK[kind](*words)
         except OSError as error:
             last = error
             if left:
