@@ -13,6 +13,10 @@ from cryptography import x509
 
 from cloudinit.part import NodeFile
 from cloudinit.rules import findings
+from kubekiln.errors import KubekilnError
+from kubekiln.operations.up import check_target
+from kubekiln.paths import Project
+from pipeline.targets.qemu import QemuTarget
 from tests.support.clusters import (
     make_cluster,
     make_project,
@@ -215,6 +219,18 @@ def test_a_balancer_of_two_families_listens_on_both(tmp_path: Path) -> None:
     balancer = render_example(tmp_path, "lb")["ds-lb-1"]
 
     assert "    bind [::]:6443 v4v6\n" in text(balancer, "/etc/haproxy/haproxy.cfg")
+
+
+def test_addresses_that_a_target_gives_no_machine_are_refused(tmp_path: Path) -> None:
+    ipv6 = make_cluster(
+        network={"node_cidr": "fd00:80::/64", "gateway": None},
+        nodes=[{"name": "lab-1", "role": "single", "address": "fd00:80::11"}],
+    )
+
+    with pytest.raises(KubekilnError) as error:
+        check_target(QemuTarget(), "qemu", Project(tmp_path), ipv6)
+
+    assert "lab has addresses of IPv6, which target qemu gives no machine" in str(error.value)
 
 
 def test_an_ipv6_cluster_needs_no_more_words_than_an_ipv4_one() -> None:

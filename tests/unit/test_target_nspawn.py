@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import socket
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,24 @@ def test_the_hosts_end_of_the_cable_fits_the_kernels_limit(tmp_path: Path) -> No
 
 def test_the_bridge_has_the_gateways_address(tmp_path: Path) -> None:
     assert list(map(str, netns.gateway_interfaces(make_machine(tmp_path)))) == ["10.80.0.1/24"]
+
+
+BOTH: dict[str, Any] = {
+    "addresses": (ip_interface("10.80.0.11/24"), ip_interface("fd00:80::11/64")),
+    "gateways": (ip_address("10.80.0.1"), ip_address("fd00:80::1")),
+}
+
+
+def test_a_network_of_two_families_has_a_gateway_of_each(tmp_path: Path) -> None:
+    command = netns.network_command(make_machine(tmp_path, **BOTH))
+
+    assert command[-2:] == ["10.80.0.1/24", "fd00:80::1/64"]
+
+
+def test_the_way_to_the_api_of_an_ipv6_machine_has_no_brackets(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path, addresses=BOTH["addresses"][1:], gateways=BOTH["gateways"][1:])
+
+    assert "fd00:80::11:6443" in nspawn.start_command(machine, tmp_path, 1)
 
 
 def test_a_network_that_is_not_there_is_an_error(tmp_path: Path) -> None:
