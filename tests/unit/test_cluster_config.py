@@ -63,6 +63,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "2 values, all or some of one family: IPv4 and IPv4",
     ),
     "a gateway of no use": ({"network": {"gateway": "fd00::1"}}, "gateway fd00::1 is IPv6, the no"),
+    "a lease of IPv6": (dual(addressing="dhcp"), "dhcp gives IPv4, the nodes have IPv4 and IPv6"),
     "IPv6 elsewhere": (
         dual(nodes=[node(address=["10.80.0.12", "fd00:81::12"])]),
         "address fd00:81::12 of lab-2 is not a host of node_cidr fd00:80::/64",
