@@ -72,6 +72,19 @@ def links_of(cluster: Cluster, node: Node) -> tuple[Link, ...]:
     return tuple(link for key, card in cards.items() for link in _stack(card, vlans.get(key, [])))
 
 
+def further_macs(cluster: Cluster, node: Node) -> tuple[str, ...]:
+    """Give the MAC addresses of a node's further cards, to a target that makes the machine.
+
+    A card that is found by its name may have any.
+    """
+    cards: dict[str, str] = {}
+    for index, nic in enumerate(node.nics):
+        if nic.is_own_card:
+            mac = cluster.mac_of_nic(node, index)
+            cards.setdefault(nic.interface or mac, mac)
+    return tuple(cards.values())
+
+
 def _own_card(cluster: Cluster, node: Node) -> Link:
     if node.interface is not None:
         return Link(node.interface, keys=("nodes.interface",))

@@ -95,8 +95,13 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
         "phone_home": None,
         "report": _questions(context),
     }
+    if context.cluster.network.addressing == "dhcp":
+        document["lease"] = [str(context.node.address)]
     text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
-    keys = ("name", "kubernetes", "nodes.name", "nodes.role", "pki.ca_days", "pki.leaf_days")
+    keys = (
+        "name", "kubernetes", "network.addressing", "nodes.name", "nodes.role", "pki.ca_days",
+        "pki.leaf_days",
+    )  # fmt: skip
     return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
 
 

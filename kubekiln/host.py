@@ -53,6 +53,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("systemd-nspawn", "systemd-container", "runs machines as containers", "nspawn"),
     Tool("ip", "iproute2", "gives container machines their own network", "nspawn"),
     Tool("/usr/share/ovmf/OVMF.fd", "ovmf", "boots a disk under UEFI in a test", "check"),
+    Tool("dnsmasq", "dnsmasq-base", "gives addresses to machines in a test", "check"),
     Tool("gpgv", "gpgv", "verifies signatures when a pin is made", "check"),
     Tool("openssl", "openssl", "checks certificates in tests", "check"),
     Tool("shellcheck", "shellcheck", "lints the elements", "check"),

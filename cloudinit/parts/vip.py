@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from cloudinit.families import of_family
-from cloudinit.links import FIRST_NAME
 from cloudinit.model import Cluster, Node
 from cloudinit.part import Context, Part, from_template, unit
 
@@ -34,7 +33,6 @@ def render(context: Context) -> Part:
     family = cluster.api.vips[0].version
     view = {
         "address": of_family(node.addresses, family),
-        "interface": FIRST_NAME,
         "name": node.name,
         "peers": [of_family(other.addresses, family) for other in others],
         "priority": 200 - holders(cluster).index(node),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cloudinit.families import name_families, of_family
+from cloudinit.links import further_macs
 from cloudinit.model import Cluster
 from cloudinit.render import RenderedCluster
 from kubekiln.errors import ConfigError, KubekilnError, Problem
@@ -103,6 +104,7 @@ def check_target(target: Target, name: str, project: Project, cluster: Cluster) 
                 hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
             )
         )
+    problems += network_problems(name, cluster)
     for node in cluster.nodes:
         record = read_record(project.machines_dir / cluster.name / node.name)
         if record and record.target != name:
@@ -111,6 +113,19 @@ def check_target(target: Target, name: str, project: Project, cluster: Cluster) 
             problems.append(Problem(what, hint=hint))
     if problems:
         raise KubekilnError.of(problems)
+
+
+def network_problems(target_name: str, cluster: Cluster) -> list[Problem]:
+    """Say what the nodes expect of their network that no target of this host gives."""
+    found, network = [], cluster.network
+    hint = "attach the rendered user-data on a hypervisor whose network does"
+    if network.vlan is not None:
+        what = f"target {target_name} has no network that carries VLAN {network.vlan}, the nodes'"
+        found.append(Problem(what, hint=hint))
+    if network.addressing == "dhcp":
+        what = f"target {target_name} has no network that gives nodes their addresses by DHCP"
+        found.append(Problem(what, hint=hint))
+    return found
 
 
 def plan_machines(
@@ -145,6 +160,7 @@ def plan_machines(
                 cpus=node.cpus,
                 memory_mib=node.memory_mib,
                 disk_gib=node.disk_gib,
+                nics=further_macs(cluster, node),
             )
         )
     return machines
@@ -169,7 +185,8 @@ def differences(old: Record, new: Record) -> list[str]:
     found = ["image"] if old.machine.image.digest != new.machine.image.digest else []
     if old.user_data_sha256 != new.user_data_sha256:
         found.append("user-data")
-    settings = ("mac", "addresses", "gateways", "api_host_port", "cpus", "memory_mib", "disk_gib")
+    settings = ("mac", "addresses", "gateways", "api_host_port", "cpus", "memory_mib", "disk_gib",
+                "nics")  # fmt: skip
     return found + [s for s in settings if getattr(old.machine, s) != getattr(new.machine, s)]
 
 

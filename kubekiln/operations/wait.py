@@ -41,7 +41,7 @@ class Boot:
     def wait(self, *, timeout_s: float, note: Callable[[str], None]) -> None:
         """Return when every node is Ready and has reported its boot as complete.
 
-        Raises KubekilnError as soon as a node refuses its user-data or a machine ends, and when
+        Raises KubekilnError as soon as a node refuses its role or a machine ends, and when
         time is over.
         """
         started = time.monotonic()
@@ -68,7 +68,7 @@ class Boot:
     def _check(self, machine: Machine, status: MachineStatus) -> None:
         if status.report.refusals:
             reasons = "; ".join(status.report.refusals)
-            raise failure(machine, f"{machine.name} refuses its user-data: {reasons}")
+            raise failure(machine, f"{machine.name} refuses its role: {reasons}")
         if status.state != "running":
             raise failure(machine, f"the machine of {machine.name} has ended")
 

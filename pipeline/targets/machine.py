@@ -47,6 +47,13 @@ class Machine:
     cpus: int = 2
     memory_mib: int = 4096
     disk_gib: int = 20
+    nics: tuple[str, ...] = ()
+    """MAC addresses of its further network cards, on a network of their own."""
+
+    @property
+    def macs(self) -> tuple[str, ...]:
+        """MAC addresses of all its network cards, that of the node network first."""
+        return (self.mac, *self.nics)
 
     @property
     def address(self) -> IPv4Interface | IPv6Interface:

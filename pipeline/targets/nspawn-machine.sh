@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Is one container machine: its mounts, its network cable, the way to its API, and its reboots.
 # All of it is in namespaces of this process: ending unshare ends and unmounts everything.
-# Usage: nspawn-machine.sh RUN_DIR LOWER_ROOT NETWORK_PID MAC CABLE API_PORT|- API_ADDRESS COMMAND…
+# Usage: nspawn-machine.sh RUN_DIR LOWER_ROOT NETWORK_PID MAC[,MAC…] CABLE API_PORT|- API_ADDRESS
+#        COMMAND…
 set -eu
 set -o pipefail
 
@@ -78,19 +79,28 @@ forward_api() {
 
 # Each boot starts with an empty network, as that of a machine that was reset. Not by
 # --network-interface=: the machine renames its card, and then systemd-nspawn can't take it back.
-plug_cable() {
+plug_cables() {
+    local number=0 mac
     unshare --net="$run_dir/own-network" true
+    for mac in ${macs//,/ }; do
+        plug_cable "$cable$number" "host$number" "$mac" "$((number > 0 ? 1 : 0))"
+        number=$((number + 1))
+    done
+}
+
+# Our end carries frames of any size, as a switch does: the machine says what it sends.
+plug_cable() {
     # That of the boot before goes with its network, but the kernel takes its time.
-    nsenter --net="$run_dir/network" -- ip link delete "$cable" 2>/dev/null || true
-    nsenter --net="$run_dir/network" -- ip link add "$cable" type veth \
-        peer name host0 address "$mac" netns "$run_dir/own-network"
-    nsenter --net="$run_dir/network" -- ip link set "$cable" master kk0 up
+    nsenter --net="$run_dir/network" -- ip link delete "$1" 2>/dev/null || true
+    nsenter --net="$run_dir/network" -- ip link add "$1" mtu 65535 type veth \
+        peer name "$2" address "$3" mtu 1500 netns "$run_dir/own-network"
+    nsenter --net="$run_dir/network" -- ip link set "$1" master "kk$4" up
 }
 
 keep_booting() {
     local status=133
     while [ "$status" = 133 ]; do # systemd-nspawn(1): 133 says that the machine is to be rebooted
-        plug_cable
+        plug_cables
         touch "$run_dir/started"
         status=0
         # In the machine's network already: its /sys is that of the network it is mounted from.
@@ -115,7 +125,7 @@ main() {
         exec unshare --mount --pid --fork --kill-child=SIGKILL --mount-proc -- \
             "$BASH" "$0" --inside "$cgroup" "$@"
     fi
-    cgroup=$2 run_dir=$3 lower=$4 mac=$6 cable=$7 api_port=$8 api_address=$9
+    cgroup=$2 run_dir=$3 lower=$4 macs=$6 cable=$7 api_port=$8 api_address=$9
     shift 9
     # Held by everything below, so that nobody removes the root that this machine runs on.
     exec 9<"$lower.lock"

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Holds the network of one cluster's container machines: a namespace of its own with a bridge that
-# has the gateway's addresses. It lives as long as this process: nothing of it is mounted or named on
-# the host, and when the process is gone, so is the network.
+# has the gateway's addresses, and one for the machines' further cards. It lives as long as this
+# process: nothing of it is mounted or named on the host, and when the process is gone, so is the
+# network.
 # Usage: nspawn-network.sh NETWORK_DIR GATEWAY/PREFIX…
 set -eu
 set -o pipefail
@@ -22,6 +23,9 @@ for gateway in "$@"; do
     [[ $gateway != *:* ]] || nodad=(nodad)
     ip address add "$gateway" dev kk0 "${nodad[@]}"
 done
-ip link set kk0 up
+# The host speaks as most do, whatever its ports carry.
+ip link set kk0 mtu 1500 up
+ip link add kk1 type bridge
+ip link set kk1 up
 touch "$network_dir/network.ready"
 exec sleep infinity

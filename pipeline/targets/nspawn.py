@@ -167,8 +167,8 @@ def start_command(machine: Machine, lower: Path, network: int) -> list[str | Pat
     """The machine's process, out of our session and (under systemd) in a unit of its own."""
     port = "-" if machine.api_host_port is None else str(machine.api_host_port)
     script: list[str | Path] = [
-        "bash", SCRIPT, machine.run_dir, lower, str(network), machine.mac, cable_name(machine),
-        port, proxied_address(machine), *nspawn_command(machine),
+        "bash", SCRIPT, machine.run_dir, lower, str(network), ",".join(machine.macs),
+        cable_name(machine), port, proxied_address(machine), *nspawn_command(machine),
     ]  # fmt: skip
     if SYSTEMD.is_dir():
         unit = f"kubekiln-{cable_name(machine)}"
@@ -214,7 +214,8 @@ def nspawn_command(machine: Machine) -> list[str | Path]:
 
 
 def cable_name(machine: Machine) -> str:
-    """A name for the host's end of the cable; unique, and within the kernel's 15 characters."""
+    """A name for the host's end of its cables, before their number; unique, and within the kernel's
+    15 characters."""
     return f"kk{hashlib.sha256(str(machine.run_dir).encode()).hexdigest()[:10]}"
 
 

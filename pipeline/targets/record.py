@@ -79,4 +79,5 @@ def _machine(data: dict[str, Any]) -> Machine:
     )
     fields["addresses"] = tuple(map(ipaddress.ip_interface, data["addresses"]))
     fields["gateways"] = tuple(map(ipaddress.ip_address, data["gateways"]))
+    fields["nics"] = tuple(data.get("nics", ()))
     return Machine(**fields)

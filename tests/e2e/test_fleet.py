@@ -184,3 +184,6 @@ def test_after_a_power_cut_of_all_everything_is_there_again(ha: Fleet) -> None:
     kept = ha.kubectl("get", "configmap", "kept", "--output=jsonpath={.data.k}").text
     assert kept == "v"
     ha.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=180s")
+    # Its interface has another name than at the first boot.
+    ask = ("/usr/lib/kubekiln/wait-for-api", VIP, "60", CA)
+    assert ha.inside("hs-worker-1", *ask).returncode == 0

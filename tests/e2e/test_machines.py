@@ -77,7 +77,7 @@ def test_changed_user_data_keeps_the_gate_closed_and_says_why(
         watch = Boot(target, [corrupt], frozenset, frozenset({corrupt.name}))
         watch.wait(timeout_s=BOOT_S, note=lambda _text: None)
 
-    assert "refuses its user-data" in str(refused.value)
+    assert "refuses its role" in str(refused.value)
     assert path in str(refused.value)
     assert not read_console(corrupt.console_log).has("etcd")
     assert not etcd_runs_in(corrupt)

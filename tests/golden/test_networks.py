@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cloudinit.links import links_of
+from cloudinit.links import Link, links_of
 from cloudinit.networkconfig import dump_links
 from cloudinit.parts.network import network_files
 from cloudinit.rules import findings
@@ -53,10 +53,16 @@ def test_a_form_is_written_as_it_was(form: str, golden_update: bool) -> None:
 
 
 def write(form: str) -> dict[str, str]:
+    links, config = described(form)
+    files = {f.path.rpartition("/")[2]: f.content.decode() for f in network_files(links)}
+    return {"network-config": config.decode(), **files}
+
+
+def described(form: str) -> tuple[tuple[Link, ...], bytes]:
+    """Give a form's links and its network-config."""
     network, node = FORMS[form]
     one = {"name": "lab-1", "role": "single", "address": "10.80.0.11", **node}
     cluster = make_cluster(network=network, nodes=[one])
     assert findings(cluster) == []
     links = links_of(cluster, cluster.nodes[0])
-    files = {f.path.rpartition("/")[2]: f.content.decode() for f in network_files(links)}
-    return {"network-config": dump_links(links).decode(), **files}
+    return links, dump_links(links)

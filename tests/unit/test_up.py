@@ -163,7 +163,7 @@ def test_a_cluster_is_up_when_the_api_says_so(tmp_path: Path) -> None:
     ("state", "report", "said"),
     [
         pytest.param("running", ConsoleReport(refusals=("ca.crt: sha256 differs",)),
-                     "refuses its user-data: ca.crt: sha256 differs", id="gate-closed"),
+                     "refuses its role: ca.crt: sha256 differs", id="gate-closed"),
         pytest.param("stopped", ConsoleReport(), "has ended", id="machine-gone"),
         pytest.param("running", ConsoleReport((Phase("etcd", 3.0),), failing=("api failed",)),
                      "not Ready after .*lab-1: etcd.*; api failed", id="too-late"),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """May this machine take up its role? Opens the gate (kubekiln.target) or says why not.
 
-Runs at every boot, after cloud-init wrote the files. Exit status: 0 open, 1 closed.
+Runs at every boot, after cloud-init wrote the files. Exit status: 0 open, 1 closed for good. For an
+address that DHCP has to give it waits as long as it takes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kubekiln_node.clock import Clock, check_clock
 from kubekiln_node.console import machine_seconds, quote, say
+from kubekiln_node.lease import Complaint, await_lease
 from kubekiln_node.manifest import Manifest, ManifestError, read_manifest
 from kubekiln_node.status import STATUS_PATH, write_atomic, write_status
 from kubekiln_node.verify import find_problems, owner_name
@@ -50,6 +52,7 @@ def activate(
     now: Callable[[], float] = machine_seconds,
     tell: Callable[[str], None] = say,
     clock: Clock | None = None,
+    wait: Callable[..., bool] = await_lease,
 ) -> int:
     """Do all of `main` below `root`, with the given doors to the outside."""
     started = now()
@@ -57,6 +60,7 @@ def activate(
     if manifest and not problems:
         tell(f"KUBEKILN phase=userdata t={started:.1f} node={manifest.node}")
         check_clock(manifest, clock=clock or Clock(), tell=tell)
+        _await_lease(manifest, run=run, root=root, now=now, tell=tell, wait=wait)
         problems = _open(manifest, started=started, run=run, root=root, now=now)
     if manifest and not problems:
         tell(f"KUBEKILN phase=activated t={now():.1f} node={manifest.node}")
@@ -65,6 +69,27 @@ def activate(
     for problem in problems:
         tell(f"KUBEKILN gate=closed reason={quote(problem)} t={now():.1f} node={host_name}")
     return 1
+
+
+def _await_lease(
+    manifest: Manifest,
+    *,
+    run: Callable[[Sequence[str]], int],
+    root: str,
+    now: Callable[[], float],
+    tell: Callable[[str], None],
+    wait: Callable[..., bool],
+) -> None:
+    """Keep the gate closed, and say why, while the machine has not the address of its role."""
+
+    def complain(complaint: Complaint) -> None:
+        _write(root, manifest, gate="closed", reasons=[complaint.text], phases={})
+        kind = "gate=closed" if complaint.is_wrong else "waiting"
+        reason = f"reason={quote(complaint.text)}"
+        tell(f"KUBEKILN {kind} {reason} t={now():.1f} node={manifest.node}")
+
+    if manifest.lease and wait(manifest.lease, complain=complain, run=run):
+        tell(f"KUBEKILN gate=open t={now():.1f} node={manifest.node}")
 
 
 def _open(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 SCHEMA = 1
 NAMES = ("cluster", "node", "role", "kubernetes")
 OPTIONAL_TIMES = ("valid_from", "valid_until")
-KEYS = {"schema", *NAMES, "units", "files", *OPTIONAL_TIMES, "phone_home", "report"}
+KEYS = {"schema", *NAMES, "units", "files", *OPTIONAL_TIMES, "lease", "phone_home", "report"}
 FILE_KEYS = {"path", "mode", "owner", "sha256"}
 UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@-]+\.(service|socket|path|timer|target|mount)")
 REPORT_DEFAULTS: dict[str, str | int] = {
@@ -54,6 +54,8 @@ class Manifest(NamedTuple):
     valid_from: int = 0
     """Since when all its certificates are valid, in seconds since 1970; 0 if it doesn't say."""
     valid_until: int = 0
+    lease: tuple[str, ...] = ()
+    """The addresses that DHCP has to give it; none if they are written on the node."""
 
 
 def read_manifest(path: str) -> Manifest:
@@ -97,6 +99,7 @@ def _manifest(raw: dict[str, object]) -> Manifest:
         report=REPORT_DEFAULTS | report,
         valid_from=_time(raw, "valid_from"),
         valid_until=_time(raw, "valid_until"),
+        lease=tuple(lease) if isinstance(lease := raw.get("lease"), list) else (),
     )
 
 
@@ -114,6 +117,9 @@ def _problems(raw: dict[str, object]) -> list[str]:
     for key in OPTIONAL_TIMES:
         if type(raw.get(key, 0)) is not int:
             problems.append(f"{key} is {raw[key]!r}, not a number of seconds")
+    lease = raw.get("lease", [])
+    if not isinstance(lease, list) or not all(isinstance(item, str) for item in lease):
+        problems.append(f"lease is {lease!r}, not a list of addresses")
     return [
         *problems,
         *_unit_problems(raw.get("units")),

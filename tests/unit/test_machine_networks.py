@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do machines that a target makes have the network cards that their nodes expect?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudinit.links import further_macs
+from kubekiln.errors import KubekilnError
+from kubekiln.operations import up
+from kubekiln.paths import Project
+from pipeline.targets import nspawn
+from pipeline.targets.record import read_record, record_of, write_record
+from tests.support.clusters import make_cluster
+from tests.support.machines import make_machine
+from tests.unit.test_up import FakeTarget
+
+MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
+
+
+def lab(*nics: dict[str, Any], **network: Any) -> Any:
+    one = {"name": "lab-1", "role": "single", "address": "10.80.0.11", "nics": nics}
+    return make_cluster(network=network, nodes=[one])
+
+
+def test_a_machine_has_each_card_once_and_none_for_a_vlan_on_its_own() -> None:
+    cluster = lab(
+        {"mac": MAC},
+        {"vlan": 130},
+        {"interface": "ens5", "vlan": 140},
+        {"interface": "ens5", "vlan": 141},
+        {"mac": OTHER, "vlan": 150},
+    )
+
+    found = further_macs(cluster, cluster.nodes[0])
+
+    assert len(found) == 3
+    assert (found[0], found[2]) == (MAC, OTHER)
+
+
+def test_a_further_cards_made_address_is_its_own_for_each_node_and_place() -> None:
+    cluster = lab({"dhcp": True}, {"dhcp": True})
+
+    found = further_macs(cluster, cluster.nodes[0])
+
+    assert len({*found, cluster.mac_of(cluster.nodes[0])}) == 3
+
+
+def test_a_container_machine_is_plugged_into_its_networks_in_order(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path, mac=MAC, nics=(OTHER,))
+
+    command = nspawn.start_command(machine, tmp_path, 1)
+
+    assert f"{MAC},{OTHER}" in command
+
+
+def test_a_machines_record_keeps_its_cards(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path, nics=(OTHER,))
+
+    write_record(record_of("fake", machine))
+
+    record = read_record(machine.run_dir)
+    assert record is not None
+    assert record.machine == machine
+    changed = record_of("fake", replace(machine, nics=()))
+    assert up.differences(record, changed) == ["nics"]
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [({"vlan": 120}, "carries VLAN 120"), ({"addressing": "dhcp"}, "by DHCP")],
+    ids=["vlan", "dhcp"],
+)
+def test_a_network_that_no_target_has_is_said_before_any_work(
+    tmp_path: Path, network: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(KubekilnError, match=said):
+        up.check_target(FakeTarget(), "fake", Project(tmp_path), lab(**network))
+
+    up.check_target(FakeTarget(), "fake", Project(tmp_path), lab())
