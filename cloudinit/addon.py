@@ -17,6 +17,7 @@ import jinja2
 import yaml
 from jinja2.nativetypes import NativeEnvironment
 
+from cloudinit import sizing
 from cloudinit.families import joined
 from cloudinit.model import Cluster
 from kubekiln.errors import ConfigError
@@ -57,6 +58,8 @@ def addon_view(cluster: Cluster, versions: Mapping[str, str]) -> dict[str, Any]:
         "cluster": cluster.name,
         "dns_ip": str(network.cluster_dns[0]),
         "dns_ips": [str(address) for address in network.cluster_dns],
+        "dns_memory_mib": sizing.size_of(cluster).dns_memory_mib,
+        "dns_replicas": sizing.dns_replicas(cluster),
         "domain": network.domain,
         "nameservers": [str(address) for address in network.nameservers],
         "nodes": sum(node.runs_pods for node in cluster.nodes),

@@ -84,8 +84,30 @@ class StateSettings(Model):
 class Etcd(Model):
     """The cluster's database."""
 
-    quota_mib: int = Field(default=4096, ge=64, le=16384)
-    """Size at which etcd refuses writes, in MiB; its own default of 2048 is soon met by events."""
+    quota_mib: int | None = Field(default=None, ge=64, le=16384)
+    """Size at which etcd refuses writes, in MiB; by the cluster's size if not given: 4096, or 8192
+    for more than 1,000 nodes. etcd's own default of 2048 is soon met by events."""
+    events: Literal["auto"] | bool = "auto"
+    """Whether events, most of all writes and worth the least, have an etcd of their own on the same
+    machines; `auto`: for more than 500 nodes. Those there are stay behind when it changes."""
+    events_quota_mib: int = Field(default=4096, ge=64, le=16384)
+    """Size at which the etcd of events refuses writes, in MiB; events are gone after an hour."""
+    heartbeat_ms: int = Field(default=100, ge=10, le=10000)
+    """Pause between two signs of life of its leader, in ms: about the round-trip time between
+    members where they are far from each other."""
+    election_ms: int = Field(default=1000, ge=50, le=50000)
+    """Silence in ms after which members elect another leader: ten round-trip times or more."""
+
+    @model_validator(mode="after")
+    def _leader_has_time(self) -> Etcd:
+        if self.election_ms < 5 * self.heartbeat_ms:
+            raise invalid(
+                f"election_ms {self.election_ms} is less than five times heartbeat_ms "
+                f"{self.heartbeat_ms}: etcd would not start",
+                hint=f"give at least {5 * self.heartbeat_ms}, better {10 * self.heartbeat_ms}",
+                at=("election_ms",),
+            )
+        return self
 
 
 class Kubelet(Model):
@@ -180,6 +202,13 @@ class Cluster(Model):
     """Other versions of add-ons' images than those that `image` carries, by component."""
     nodes: tuple[Node, ...] = Field(min_length=1)
     """The machines."""
+    planned_nodes: int | None = Field(default=None, ge=1, examples=[1000])
+    """Nodes that the control plane is sized for, if there are to be more than `nodes` lists."""
+
+    @cached_property
+    def sized_for(self) -> int:
+        """The number of nodes by which settings are chosen: those with a kubelet, or planned."""
+        return max(sum(node.runs_pods for node in self.nodes), self.planned_nodes or 0)
 
     @cached_property
     def masters(self) -> tuple[Node, ...]:

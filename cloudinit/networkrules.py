@@ -98,10 +98,10 @@ def pod_network_is_large_enough(cluster: Cluster) -> Iterator[Finding]:
                 f"{key} {mask} is larger than the whole pod_cidr {pods}",
                 f"give at least {pods.prefixlen}",
             )
-        elif 2**bits < len(cluster.nodes):
+        elif 2**bits < (count := max(len(cluster.nodes), cluster.sized_for)):
             yield Finding(
                 ("network", "pod_cidr"),
-                f"pod_cidr {pods} has parts for {2**bits} nodes of {len(cluster.nodes)}",
+                f"pod_cidr {pods} has parts for {2**bits} nodes of {count}",
                 f"give a larger pod_cidr, or a longer {key}",
             )
         elif pods.version == 6 and bits > _MOST_IPV6_PARTS_BITS:

@@ -116,9 +116,12 @@ def from_static(
     return NodeFile(path, _whole(path, source, keys), source, keys, mode, owner)
 
 
-def unit(name: str) -> NodeFile:
-    """Take a whole unit from units/; CIS 4.1.1 wants mode 0600, and systemd reads it so."""
-    path, source = f"{_UNIT_DIR}/{name}", f"units/{name}"
+def unit(name: str, *, template: str | None = None) -> NodeFile:
+    """Take a whole unit from units/ (there its name may be another, `template`).
+
+    CIS 4.1.1 wants mode 0600, and systemd reads it so.
+    """
+    path, source = f"{_UNIT_DIR}/{name}", f"units/{template or name}"
     return NodeFile(path, _whole(path, source, ()), source, mode=0o600)
 
 

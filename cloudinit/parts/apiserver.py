@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from cloudinit import sizing
 from cloudinit.credentials import PKI_DIR, client_spec, leaf_files
 from cloudinit.families import IPAddress, joined
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
@@ -93,12 +94,21 @@ def _policies(context: Context) -> tuple[NodeFile, ...]:
         f"{_ETC}/kube-apiserver.env",
         {
             "domain": cluster.network.domain,
-            "etcd_servers": etcd.client_urls(context),
+            "etcd_servers": ",".join(etcd.client_urls(context)),
             "node_ip": context.node.address,
             "port": cluster.api.port,
             "service_cidr": joined(cluster.network.service_cidrs),
+            "size_flags": sizing.command_line(_flags(context)),
         },
-        keys=("api.port", "nodes.address", "nodes.role", "network.service_cidr", "network.domain"),
+        keys=(
+            "api.port",
+            "etcd.events",
+            "nodes.address",
+            "nodes.role",
+            "network.service_cidr",
+            "network.domain",
+            "planned_nodes",
+        ),
     )
     encryption = from_template(
         f"{_ETC}/encryption.yaml", {"key": context.state.encryption_key().reveal_text()}
@@ -110,3 +120,11 @@ def _policies(context: Context) -> tuple[NodeFile, ...]:
         encryption,
         environment,
     )
+
+
+def _flags(context: Context) -> sizing.Flags:
+    flags = sizing.apiserver_flags(context.cluster)
+    if not sizing.has_events_apart(context.cluster):
+        return flags
+    urls = ";".join(etcd.client_urls(context, etcd.EVENTS))
+    return {**flags, "etcd-servers-overrides": f"/events#{urls}"}

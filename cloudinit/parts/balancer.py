@@ -6,6 +6,7 @@ Not a Service of Kubernetes: those need a kubelet and a kube-proxy that have fou
 
 from __future__ import annotations
 
+from cloudinit import sizing
 from cloudinit.families import in_url
 from cloudinit.model import Cluster, Node
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
@@ -28,13 +29,24 @@ _EVERYWHERE = {
 
 def check_interval_s(cluster: Cluster) -> int:
     """Give the seconds between two questions of one node to one master."""
-    return min(max(1, -(-len(cluster.nodes) // _QUESTIONS_PER_S)), _LONGEST_INTERVAL_S)
+    return min(max(1, -(-cluster.sized_for // _QUESTIONS_PER_S)), _LONGEST_INTERVAL_S)
+
+
+def ready_path(cluster: Cluster) -> str:
+    """Say where an API server tells whether it is ready, as if nothing were wrong with events.
+
+    Their database is no reason to take masters away. (It is told apart since Kubernetes 1.34.)
+    """
+    if not sizing.has_events_apart(cluster):
+        return "/readyz"
+    return "/readyz?exclude=etcd-override-0&exclude=etcd-override-readiness-0"
 
 
 def render(context: Context) -> Part:
     """Give a balancer on loopback, to which a master's own API server comes first."""
     address = f"127.0.0.1:{context.cluster.api.local_port}"
-    view, keys = {"address": address}, ("api.local_port",)
+    view = {"address": address, "ready_path": ready_path(context.cluster)}
+    keys = ("api.local_port", "etcd.events")
     environment = from_template("/etc/haproxy/balancer.env", view, keys=keys, mode=0o644)
     return Part(
         files=(_settings(context, address), environment, unit(UNIT), unit(WAIT_UNIT)),
@@ -58,10 +70,14 @@ def _settings(context: Context, bind: str) -> NodeFile:
         "first_only": own in cluster.masters,
         "health_port": HEALTH_PORT,
         "interval_s": check_interval_s(cluster),
+        "ready_path": ready_path(cluster),
         "servers": [(m.name, _address(m, own), cluster.api.port) for m in masters],
         "watched": vip.is_holder(cluster, own),
     }
-    keys = ("api.port", "api.local_port", "api.vip", "nodes.name", "nodes.address", "nodes.role")
+    keys = (
+        "api.port", "api.local_port", "api.vip", "etcd.events", "nodes.name", "nodes.address",
+        "nodes.role",
+    )  # fmt: skip
     return from_template("/etc/haproxy/haproxy.cfg", view, keys=keys, mode=0o644)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from cloudinit import sizing
 from cloudinit.credentials import PKI_DIR, identity
 from cloudinit.families import joined
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
@@ -44,7 +45,7 @@ def _identities(context: Context) -> tuple[NodeFile, ...]:
 
 
 def _settings(context: Context) -> tuple[NodeFile, NodeFile]:
-    network = context.cluster.network
+    network, size = context.cluster.network, sizing.size_of(context.cluster)
     # Electing a leader among one costs a second at start and a write every two afterwards.
     leader_elect = str(len(context.cluster.masters) > 1).lower()
     # One flag a family: the one for both is refused in a dual-stack cluster.
@@ -57,10 +58,22 @@ def _settings(context: Context) -> tuple[NodeFile, NodeFile]:
             "node_masks": " ".join(masks),
             "pod_cidr": joined(network.pod_cidrs),
             "service_cidr": joined(network.service_cidrs),
+            "size_flags": sizing.command_line(size.controller_manager),
         },
-        keys=("name", "network.node_mask", "network.pod_cidr", "network.service_cidr"),
-    )
+        keys=(
+            "name", "network.node_mask", "network.pod_cidr", "network.service_cidr", "nodes",
+            "planned_nodes",
+        ),
+    )  # fmt: skip
+    rate = (size.scheduler_qps, size.scheduler_burst)
     scheduler = from_template(
-        "/etc/kubernetes/scheduler.yaml", {"leader_elect": leader_elect}, keys=("nodes",)
+        "/etc/kubernetes/scheduler.yaml",
+        {
+            "burst": size.scheduler_burst,
+            "is_raised": rate != sizing.DEFAULT_SCHEDULER,
+            "leader_elect": leader_elect,
+            "qps": size.scheduler_qps,
+        },
+        keys=("nodes", "planned_nodes"),
     )
     return environment, scheduler

@@ -3,56 +3,98 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import ip_address
 
+from cloudinit import sizing
 from cloudinit.credentials import leaf_files
 from cloudinit.families import IPAddress, in_url
-from cloudinit.model import Node
+from cloudinit.model import Cluster, Etcd, Node
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 from cloudinit.pki import LeafSpec
 
 PKI_DIR = "/etc/etcd/pki"
 _OWNER = "etcd:etcd"
 _MIB = 1 << 20
-_CLIENT_PORT = 2379
-_PEER_PORT = 2380
 _LOOPBACK = ip_address("127.0.0.1")
+_DEFAULTS = Etcd()
+
+
+@dataclass(frozen=True)
+class Database:
+    """One of the databases that a member has: its unit's name and its ports."""
+
+    name: str
+    client_port: int
+    peer_port: int
+    metrics_port: int
+
+    @property
+    def unit(self) -> str:
+        return f"{self.name}.service"
+
+
+MAIN = Database("etcd", 2379, 2380, 2381)
+EVENTS = Database("etcd-events", 2479, 2480, 2481)
+
+
+def databases(cluster: Cluster) -> tuple[Database, ...]:
+    """Give the databases that each member has."""
+    return (MAIN, EVENTS) if sizing.has_events_apart(cluster) else (MAIN,)
 
 
 def render(context: Context) -> Part:
-    """Give etcd, its certificate and its settings."""
-    cluster, node = context.cluster, context.node
-    settings = from_template(
-        "/etc/etcd/etcd.env",
-        {
-            "address": in_url(_address(node)),
-            "cluster": cluster.name,
-            "listen": [
-                f"https://{in_url(address)}:{_CLIENT_PORT}"
-                for address in dict.fromkeys((_LOOPBACK, _address(node)))
-            ],
-            "members": ",".join(
-                f"{member.name}=https://{in_url(_address(member))}:{_PEER_PORT}"
-                for member in cluster.etcd_members
-            ),
-            "name": node.name,
-            "quota_bytes": cluster.etcd.quota_mib * _MIB,
-        },
-        keys=("name", "nodes.name", "nodes.role", "nodes.address", "etcd.quota_mib"),
-        mode=0o644,
-    )
+    """Give etcd, once for each database, with its settings and one certificate for all."""
     own_keys = ("nodes.name", "nodes.address")
+    wanted = databases(context.cluster)
     return Part(
         files=(
             authority(context),
             *leaf_files(
                 context, member_spec(context), f"{PKI_DIR}/etcd", keys=own_keys, owner=_OWNER
             ),
-            settings,
-            unit("etcd.service"),
+            *(_settings(context, database) for database in wanted),
+            *(unit(database.unit, template=MAIN.unit) for database in wanted),
         ),
-        units=("etcd.service",),
+        units=tuple(database.unit for database in wanted),
     )
+
+
+def _settings(context: Context, database: Database) -> NodeFile:
+    cluster, node = context.cluster, context.node
+    is_main = database is MAIN
+    quota_mib = sizing.etcd_quota_mib(cluster) if is_main else cluster.etcd.events_quota_mib
+    view = {
+        "address": in_url(_address(node)),
+        "client_port": database.client_port,
+        "listen": [
+            f"https://{in_url(address)}:{database.client_port}"
+            for address in dict.fromkeys((_LOOPBACK, _address(node)))
+        ],
+        "members": ",".join(
+            f"{member.name}=https://{in_url(_address(member))}:{database.peer_port}"
+            for member in cluster.etcd_members
+        ),
+        "metrics_port": database.metrics_port,
+        "name": node.name,
+        "peer_port": database.peer_port,
+        "quota_bytes": quota_mib * _MIB,
+        # Members of one database take none of another's into theirs.
+        "token": cluster.name if is_main else f"{cluster.name}-events",
+        "tuning": _tuning(cluster.etcd),
+    }
+    keys = ("name", "planned_nodes", "nodes.name", "nodes.role", "nodes.address", "etcd")
+    path = f"/etc/etcd/{database.name}.env"
+    return from_template(path, view, keys=keys, mode=0o644, template=f"/etc/etcd/{MAIN.name}.env")
+
+
+def _tuning(settings: Etcd) -> dict[str, int]:
+    """Give what differs from etcd's own times."""
+    times = {
+        "ETCD_ELECTION_TIMEOUT": (settings.election_ms, _DEFAULTS.election_ms),
+        "ETCD_HEARTBEAT_INTERVAL": (settings.heartbeat_ms, _DEFAULTS.heartbeat_ms),
+    }
+    return {name: value for name, (value, default) in times.items() if value != default}
 
 
 def authority(context: Context) -> NodeFile:
@@ -69,15 +111,15 @@ def render_stacked(context: Context) -> Part:
     return render(context)
 
 
-def client_urls(context: Context) -> str:
-    """Say where this node's API server finds the database: its own member if it has one.
+def client_urls(context: Context, database: Database = MAIN) -> tuple[str, ...]:
+    """Say where this node's API server finds a database: its own member if it has one.
 
     With that member gone the API server isn't ready, and its balancers take another master.
     """
     members = context.cluster.etcd_members
     if context.node in members:
-        return f"https://{_LOOPBACK}:{_CLIENT_PORT}"
-    return ",".join(f"https://{in_url(_address(member))}:{_CLIENT_PORT}" for member in members)
+        return (f"https://{_LOOPBACK}:{database.client_port}",)
+    return tuple(f"https://{in_url(_address(member))}:{database.client_port}" for member in members)
 
 
 def _address(node: Node) -> IPAddress:

@@ -171,8 +171,9 @@ def test_only_a_member_with_an_empty_disk_asks_the_others(
 ) -> None:
     guard = (PROGRAMS_DIR / "etcd-guard").read_text()
     script = tmp_path / "etcd-guard"
-    script.write_text(guard.replace("/usr/lib/kubekiln/etcd-membership", "echo asked"))
-    data, mark = tmp_path / "etcd", tmp_path / "kubekiln/etcd-member"
+    guard = guard.replace("/usr/lib/kubekiln/etcd-membership", "echo asked")
+    script.write_text(guard.replace("/var/lib/", f"{tmp_path}/"))
+    data, mark = tmp_path / "etcd-events", tmp_path / "kubekiln/etcd-events-member"
     if has_data:
         (data / "member").mkdir(parents=True)
     if has_mark:
@@ -180,7 +181,7 @@ def test_only_a_member_with_an_empty_disk_asks_the_others(
         mark.touch()
 
     done = subprocess.run(
-        ["sh", script, data, mark], env={"ETCD_INITIAL_CLUSTER": members, "PATH": "/bin:/usr/bin"},
+        ["sh", script, data], env={"ETCD_INITIAL_CLUSTER": members, "PATH": "/bin:/usr/bin"},
         check=True, capture_output=True, text=True,
     )  # fmt: skip
 

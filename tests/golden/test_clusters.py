@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is what configs/clusters/solo.yaml gives still what it gave? (`make golden` rewrites)
 
-The tree below `solo/` is what lies on the node and beside its payload, in full. Keys and hashes are
-random and stand as placeholders; of a certificate there stands what it says.
+The tree below `solo/` is what lies on the node and beside its payload, in full; that of a variant
+has only what differs from its example. Keys and hashes are random and stand as placeholders; of a
+certificate there stands what it says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,12 +28,37 @@ from tests.support.clusters import NOW, make_project
 HERE = Path(__file__).parent
 # Each example that the project comes with; of several nodes of one role the first.
 CLUSTERS = ("dual-stack", "ha-external", "ha-stacked", "single-master", "solo")
+# Name → the example, and what is changed in it.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "large": ("ha-stacked", {"planned_nodes": 5000, "network": {"pod_cidr": "10.128.0.0/11"}}),
+}
 _KEY = re.compile(r"-----BEGIN (\w+) PRIVATE KEY-----.*?-----END \1 PRIVATE KEY-----\n", re.DOTALL)
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_cluster_is_as_it_was(name: str, tmp_path: Path, golden_update: bool) -> None:
-    rendered, golden = render_tree(tmp_path, name), HERE / name
+    rendered = render_tree(tmp_path, name)
+
+    assert len(rendered) > 60
+    compare(rendered, HERE / name, golden_update=golden_update)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_variant_differs_from_its_example_as_it_did(
+    name: str, tmp_path: Path, golden_update: bool
+) -> None:
+    example, changes = VARIANTS[name]
+    plain = render_tree(tmp_path / "plain", example)
+    changed = render_tree(tmp_path / "changed", example, changes)
+
+    different = {path: text for path, text in changed.items() if plain.get(path) != text}
+    assert plain.keys() <= changed.keys()
+    assert 0 < len(different) < len(plain)
+    compare(different, HERE / name, golden_update=golden_update)
+
+
+def compare(rendered: dict[str, str], golden: Path, *, golden_update: bool) -> None:
+    """Hold a rendered tree against the golden one, or replace that."""
     if golden_update:
         shutil.rmtree(golden, ignore_errors=True)
         for path, text in rendered.items():
@@ -41,7 +68,6 @@ def test_a_cluster_is_as_it_was(name: str, tmp_path: Path, golden_update: bool) 
         pytest.fail(f"rewrote {len(rendered)} files below {golden.name}: look at the difference")
     stored = {str(p.relative_to(golden)): p.read_text() for p in golden.rglob("*") if p.is_file()}
 
-    assert len(stored) > 60
     assert sorted(rendered) == sorted(stored)
     for path, text in rendered.items():
         assert text == stored[path], f"{path} differs; `make golden` rewrites"
@@ -66,8 +92,13 @@ def test_every_structured_file_parses(name: str, tmp_path: Path) -> None:
     assert parsed >= 18
 
 
-def render_tree(root: Path, name: str) -> dict[str, str]:
+def render_tree(root: Path, name: str, changes: dict[str, Any] | None = None) -> dict[str, str]:
     project = make_project(root)
+    config = project.configs_dir / "clusters" / f"{name}.yaml"
+    data = yaml.safe_load(config.read_text())
+    for key, value in (changes or {}).items():
+        data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
+    config.write_text(yaml.safe_dump(data))
     cluster = load_cluster(name, project)
     state = State.open(root / "state", cluster=cluster.name, config=cluster.pki, now=NOW)
     tree, shown = {}, set()

@@ -147,6 +147,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "may not give itself the label node-role.kubernetes.io/worker",
     ),
+    "pod network too small for the plan": (
+        {"planned_nodes": 300},
+        "pod_cidr 10.244.0.0/16 has parts for 256 nodes of 300",
+    ),
+    "no time to answer": (
+        {"etcd": {"heartbeat_ms": 500}},
+        "election_ms 1000 is less than five times heartbeat_ms 500",
+    ),
     "pods too many": ({"kubelet": {"max_pods": 500}}, "more than the 253 addresses"),
 }
 

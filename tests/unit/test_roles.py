@@ -76,7 +76,9 @@ def names_in(files: Files) -> set[str]:
     for file in files.values():
         if file.path == MANIFEST_PATH or b"-----BEGIN" in file.content:
             continue
-        text = re.sub(r"^\s*#.*$", "", file.content.decode(), flags=re.MULTILINE)
+        unit_name = file.path.rpartition("/")[2].removesuffix(".service")
+        content = file.content.decode().replace("%N", unit_name)
+        text = re.sub(r"^\s*#.*$", "", content, flags=re.MULTILINE)
         named |= set(re.findall(r"(?<![\w.:/-])(/(?:etc|var|run|usr|tmp|opt)/[\w./-]+)", text))
     return named
 

@@ -13,6 +13,9 @@ import pytest
 from tests.conftest import ROOT
 
 UNITS = sorted((ROOT / "cloudinit" / "units").glob("*.service"))
+# Units that are started under another name as well.
+COPIES = {"etcd-events.service": "etcd.service"}
+SIZED = "$SIZE_FLAGS"
 IDS = [unit.name for unit in UNITS]
 IMAGE_UNITS = ROOT / "elements" / "k8s-node-runtime" / "static" / "usr/lib/systemd/system"
 # What belongs to systemd itself or comes with the image's packages.
@@ -39,13 +42,15 @@ def flags(unit: Path) -> list[str]:
     return lines[1:]
 
 
-def plant_root(root: Path, units: list[Path]) -> None:
+def plant_root(root: Path, units: list[Path], *, copies: bool = False) -> None:
     system = root / "etc/systemd/system"
     system.mkdir(parents=True)
     shipped = root / "usr/lib/systemd/system"
     shipped.mkdir(parents=True)
     for unit in units:
         (system / unit.name).write_bytes(unit.read_bytes())
+    for name, of in COPIES.items() if copies else ():
+        (system / name).write_bytes((system / of).read_bytes())
     (shipped / "kubekiln.target").write_bytes((IMAGE_UNITS / "kubekiln.target").read_bytes())
     for name in _STUBS:
         service = "[Service]\nExecStart=/usr/bin/stub\n" if name.endswith(".service") else ""
@@ -68,10 +73,10 @@ def verify(root: Path, names: list[str]) -> str:
 
 @pytest.mark.processes("systemd-analyze")
 def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path) -> None:
-    plant_root(tmp_path, UNITS)
+    plant_root(tmp_path, UNITS, copies=True)
 
     assert len(UNITS) >= 9
-    assert verify(tmp_path, IDS) == ""
+    assert verify(tmp_path, [*IDS, *COPIES]) == ""
 
 
 @pytest.mark.processes("systemd-analyze")
@@ -111,6 +116,7 @@ def test_flags_stand_one_a_line_in_alphabetical_order(unit: Path) -> None:
     assert found == sorted(found)
     # A variable without braces stands for as many flags as the cluster needs.
     assert all(re.fullmatch(r"--[a-z-]+(=\S+)?|\$[A-Z_]+", line) for line in flags(unit))
+    assert SIZED not in flags(unit)[:-1], "flags of the cluster's size come last"
 
 
 def test_units_hold_nothing_that_differs_by_cluster() -> None:
@@ -153,7 +159,7 @@ CIS_CONTROLLER_MANAGER = {
     "--use-service-account-credentials=true",
 }  # fmt: skip
 CIS_ETCD = {
-    "--cert-file", "--client-cert-auth=true", "--data-dir=/var/lib/etcd", "--key-file",
+    "--cert-file", "--client-cert-auth=true", "--data-dir=/var/lib/%N", "--key-file",
     "--peer-cert-file", "--peer-client-cert-auth=true", "--peer-key-file",
     "--peer-trusted-ca-file", "--trusted-ca-file",
 }  # fmt: skip

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PKI = "/etc/etcd/pki"
-# Read by etcd.service after etcd.env.
-STATE_ENV = "/run/kubekiln/etcd.env"
+# Read by the unit after its own settings.
+STATE_ENV = "/run/kubekiln/{database}.env"
 # The console is told once a boot, not at each of the unit's starts.
-TOLD = "/run/kubekiln/etcd-refused"
+TOLD = "/run/kubekiln/{database}-refused"
 EXISTING = "ETCD_INITIAL_CLUSTER_STATE=existing\n"
 
 
@@ -34,35 +34,39 @@ class Verdict(NamedTuple):
 
 
 def main() -> int:
-    """Judge by the environment of etcd.service; 1 if etcd must not start."""
+    """Judge by the environment of etcd.service (or etcd-events); 1 if etcd must not start."""
     mark = sys.argv[1]
+    database = os.path.basename(mark).removesuffix("-member")
     context = client_context(ca=f"{PKI}/ca.crt", cert=f"{PKI}/etcd.crt", key=f"{PKI}/etcd.key")
     verdict = judge(
         os.environ["ETCD_NAME"],
         read_members(os.environ["ETCD_INITIAL_CLUSTER"]),
         ask=lambda server: get(server, "/members", context),
+        mark=mark,
         was_member=os.path.exists(mark),
     )
-    return act(verdict, name=os.environ["ETCD_NAME"])
+    return act(verdict, name=os.environ["ETCD_NAME"], database=database)
 
 
 def act(
     verdict: Verdict,
     *,
     name: str,
+    database: str,
     root: str = "",
     tell: Callable[[str], None] = say,
     now: Callable[[], float] = machine_seconds,
 ) -> int:
     """Let etcd start in the right way, or say on the console why it does not."""
-    os.makedirs(os.path.dirname(root + STATE_ENV), exist_ok=True)
+    state_env, told = (root + path.format(database=database) for path in (STATE_ENV, TOLD))
+    os.makedirs(os.path.dirname(state_env), exist_ok=True)
     if verdict.state != "refused":
-        with open(root + STATE_ENV, "w", encoding="ascii") as stream:
+        with open(state_env, "w", encoding="ascii") as stream:
             stream.write(EXISTING if verdict.state == "existing" else "")
         return 0
-    line = f"KUBEKILN etcd=refused reason={quote(verdict.reason)} t={now():.1f} node={name}"
-    if not os.path.exists(root + TOLD):
-        open(root + TOLD, "w", encoding="ascii").close()
+    line = f"KUBEKILN {database}=refused reason={quote(verdict.reason)} t={now():.1f} node={name}"
+    if not os.path.exists(told):
+        open(told, "w", encoding="ascii").close()
         tell(line)
     else:
         print(line, file=sys.stderr)
@@ -80,6 +84,7 @@ def judge(
     members: Mapping[str, str],
     *,
     ask: Callable[[str], Answer],
+    mark: str,
     was_member: bool,
 ) -> Verdict:
     """Ask the others one after the other; the first that answers knows.
@@ -107,7 +112,7 @@ def judge(
         return Verdict(
             "refused",
             f"the data of etcd is gone, and {name} was its only member: restore a backup, or "
-            "remove /var/lib/kubekiln/etcd-member to begin anew",
+            f"remove {mark} to begin anew",
         )
     return Verdict("refused", _lost(name, "there was a member here, and no other one answers"))
 
