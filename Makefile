@@ -12,6 +12,9 @@ CPUS    ?=
 MEMORY  ?=
 DISK    ?=
 
+# What tests leave to chance (the order of boots) is another at each commit, and the same again there.
+export KUBEKILN_TEST_SEED ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 1))
+
 BIN := .venv/bin
 KUBEKILN := $(BIN)/kubekiln
 PYTEST := $(BIN)/pytest

@@ -23,6 +23,8 @@ from pipeline.targets.record import read_record
 from pipeline.targets.registry import find_target
 
 ROOT = Path(__file__).resolve().parents[2]
+# Decides what tests leave to chance: another one for each commit (Makefile), printed where it does.
+SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 # One boot under TCG with one CPU on a busy host; a KVM host needs a minute.
 BOOT_S = 1500.0
 

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does each example of several machines become Ready? (ha-stacked has tests of its own.)"""
+"""Does each example of several machines become Ready? (ha-stacked has tests of its own.)
+
+Single-master does so with the settings of a cluster of 5,000 nodes; its tests share one boot and
+run in the order in which they stand here.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import BOOT_S, Lab, free_port
-from tests.support.fleet import fleet
+from tests.e2e.conftest import BOOT_S, SEED, Lab, free_port
+from tests.support.fleet import Fleet, fleet
 from tests.support.network import unanswered
 from tests.support.waiting import until
 
@@ -16,25 +23,109 @@ pytestmark = [
     pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(BOOT_S)
 ]  # fmt: skip
 
+MASTER = "sm-master-1"
+MAIN, EVENTS = 2379, 2479
+# By a shuffle of these all 3! orders come, one a commit.
+GROUPS = {"control plane": ("etcd", "master"), "workers": ("worker",), "balancers": ("lb",)}
 
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [("single-master", "host-gw"), ("ha-external", "vxlan")],
-)
-def test_all_its_machines_come_up(lab: Lab, image: Path, name: str, backend: str) -> None:
+
+def be_large(config: dict[str, Any]) -> None:
+    """Plan for as many nodes as there can be, in a network that has room for them."""
+    config["planned_nodes"] = 5000
+    config["network"] |= {"flannel": {"backend": "host-gw"}, "pod_cidr": "10.128.0.0/11"}
+
+
+@pytest.fixture(scope="module")
+def large(lab: Lab, image: Path) -> Iterator[Fleet]:
+    """One master, sized for 5,000 nodes, and two workers; nothing has booted yet."""
     assert image.exists()
-    lab.set_host_port(name, free_port())
-    lab.edit_cluster(name, lambda config: config["network"].update(flannel={"backend": backend}))
-    with fleet(lab.project, name) as machines:
-        machines.boot(reversed(machines.machines))
+    lab.set_host_port("single-master", free_port())
+    lab.edit_cluster("single-master", be_large)
+    with fleet(lab.project, "single-master") as made:
+        yield made
 
-        machines.wait_ready()
 
-        assert machines.ready_nodes() == set(machines.nodes)
-        until(
-            lambda: all(machines.is_complete(machine) for machine in machines.machines),
-            what="every machine complete",
-            timeout_s=120,
-        )
-        machines.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=120s")
-        assert unanswered(machines) == {}
+def test_a_master_sized_for_5000_nodes_and_its_workers_come_up(large: Fleet) -> None:
+    large.boot(reversed(large.machines))
+
+    check_that_all_is_up(large)
+
+
+def test_events_are_in_a_database_of_their_own_and_nothing_else_is(large: Fleet) -> None:
+    kinds = {port: kinds_in(large, port) for port in (MAIN, EVENTS)}
+
+    assert kinds[EVENTS] == {"events"}
+    assert {"pods", "secrets"} <= kinds[MAIN]
+    assert "events" not in kinds[MAIN]
+    assert large.kubectl("get", "events", "-n=e2e", "--output=name").text
+
+
+def kinds_in(machines: Fleet, port: int) -> set[str]:
+    said = machines.etcdctl(MASTER, "get", "/registry/", "--prefix", "--keys-only", port=port)
+    return {key.split("/")[2] for key in said.split()}
+
+
+def test_a_database_of_events_that_is_killed_comes_back_with_them(large: Fleet) -> None:
+    before = large.kubectl("get", "events", "-n=e2e", "--output=name").text
+
+    large.inside(MASTER, "/usr/bin/systemctl", "kill", "--signal=SIGKILL", "etcd-events.service")
+
+    until(lambda: events(large), what="events again", timeout_s=60)
+    assert set(before.split()) <= events(large)
+
+
+def test_without_it_only_events_are_lost(large: Fleet) -> None:
+    large.inside(MASTER, "/usr/bin/systemctl", "stop", "etcd-events.service")
+
+    # A new API server as well must become ready, and be found by the balancers.
+    large.inside(MASTER, "/usr/bin/systemctl", "restart", "kube-apiserver.service")
+    large.wait_ready()
+    large.kubectl("scale", "statefulset/set", "-n=e2e", "--replicas=3")
+    large.kubectl("rollout", "status", "statefulset/set", "-n=e2e", "--timeout=120s")
+    assert events(large) == set()
+
+    large.inside(MASTER, "/usr/bin/systemctl", "start", "etcd-events.service")
+    until(lambda: events(large), what="events again", timeout_s=60)
+
+
+def events(machines: Fleet) -> set[str]:
+    """List the events; none where nobody can tell."""
+    words = ("get", "events", "-n=e2e", "--output=name", "--request-timeout=5s")
+    said = machines.kubectl(*words, check=False)
+    return set(said.text.split()) if said.returncode == 0 else set()
+
+
+def test_databases_masters_balancers_and_workers_come_up_in_any_order(
+    lab: Lab, image: Path
+) -> None:
+    assert image.exists()
+    lab.set_host_port("ha-external", free_port())
+    order = list(GROUPS)
+    random.Random(SEED).shuffle(order)
+    print(f"order of booting, by seed {SEED}: {', '.join(order)}")
+    with fleet(lab.project, "ha-external") as machines:
+        for group in order:
+            names = machines.names(*GROUPS[group])
+            machines.boot(names)
+            # Not only switched on earlier: at work, without what comes later.
+            for name in names:
+                until(
+                    lambda name=name: machines.has_activated(name),
+                    what=f"{name} takes its role", timeout_s=120,
+                )  # fmt: skip
+
+        check_that_all_is_up(machines)
+
+
+def check_that_all_is_up(machines: Fleet) -> None:
+    """Every node Ready, every machine's boot complete, DNS there, pods reach each other."""
+    machines.wait_ready()
+
+    assert machines.ready_nodes() == set(machines.nodes)
+    until(
+        lambda: all(machines.is_complete(machine) for machine in machines.machines),
+        what="every machine complete",
+        timeout_s=120,
+    )
+    machines.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=120s")
+    assert unanswered(machines) == {}

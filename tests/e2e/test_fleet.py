@@ -8,16 +8,18 @@ which they stand here.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
-from tests.e2e.conftest import BOOT_S, ROOT, Lab, free_port
+from tests.e2e.conftest import BOOT_S, ROOT, SEED, Lab, free_port
 from tests.support.fleet import Fleet, fleet
 from tests.support.network import unanswered
 from tests.support.waiting import until
@@ -27,9 +29,10 @@ pytestmark = [
 ]  # fmt: skip
 
 IN_POD = ROOT / "tests/support/in_pod"
-SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 LATE = "hs-master-3"
 VIP = "https://10.82.0.10:6443/readyz"
+CLIENT = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+SERVING = "/var/lib/kubelet/pki/kubelet-server-current.pem"
 CA = "/etc/kubernetes/pki/ca.crt"
 # What a client with a retry may notice of a master's loss.
 BACK_S = 5.0
@@ -41,10 +44,13 @@ COMPONENTS = (
 
 @pytest.fixture(scope="module")
 def ha(lab: Lab, image: Path) -> Iterator[Fleet]:
-    """Three masters and two workers, of which nothing has booted yet."""
+    """Three masters and two workers, of which nothing has booted yet.
+
+    Rendered 340 days ago: certificates of 365 days are then in the last tenth of their life.
+    """
     assert image.exists()
     lab.set_host_port("ha-stacked", free_port())
-    with fleet(lab.project, "ha-stacked") as made:
+    with fleet(lab.project, "ha-stacked", now=datetime.now(UTC) - timedelta(days=340)) as made:
         yield made
 
 
@@ -72,6 +78,59 @@ def test_the_name_service_is_on_two_nodes(ha: Fleet) -> None:
     said = ha.kubectl("get", "pods", "-n=kube-system", "--selector=k8s-app=kube-dns", "-o=json")
 
     assert len({pod["spec"]["nodeName"] for pod in json.loads(said.stdout)["items"]}) == 2
+
+
+def test_kubelets_have_renewed_their_client_certificates_before_those_end(ha: Fleet) -> None:
+    for name in ha.nodes:
+        (given,) = ha.certificates(name, "/etc/kubernetes/pki/kubelet.crt")
+        until(
+            lambda name=name, given=given: is_another(ha, name, CLIENT, given),
+            what=f"another certificate of {name}'s kubelet", timeout_s=120,
+        )  # fmt: skip
+        current = ha.certificates(name, CLIENT)[0]
+
+        assert days_left(given) < 30 < 300 < days_left(current)
+        assert current.subject == given.subject
+        assert current.issuer == given.issuer
+
+
+def test_a_kubelet_that_lost_its_serving_certificate_gets_another_one(ha: Fleet) -> None:
+    name, other = "hs-worker-1", "hs-worker-2"
+    address = ha.machines[name].address.ip
+    before = ha.certificates(name, SERVING)[0]
+
+    ha.inside(name, "/usr/bin/sh", "-c", f"rm {SERVING.replace('current', '*')}")
+    ha.inside(name, "/usr/bin/systemctl", "restart", "kubelet.service")
+
+    until(
+        lambda: is_another(ha, name, SERVING, before),
+        what=f"another serving certificate of {name}", timeout_s=120,
+    )  # fmt: skip
+    ask = f"import ssl; print(ssl.get_server_certificate(('{address}', 10250)))"
+    served = ha.inside(other, "/usr/bin/python3", "-c", ask).stdout
+    current = ha.certificates(name, SERVING)[0]
+    assert x509.load_pem_x509_certificate(served).serial_number == current.serial_number
+    assert ha.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/healthz").text == "ok"
+
+
+def test_it_then_shows_its_renewed_client_certificate(ha: Fleet) -> None:
+    name = "hs-worker-1"
+    shown = ha.certificates(name, CLIENT)[0].fingerprint(hashes.SHA256()).hex()
+
+    def is_in_a_log() -> bool:
+        search = ("/usr/bin/grep", "-qr", f"X509SHA256={shown}", "/var/log/kubernetes/audit")
+        return any(ha.inside(n, *search, check=False).returncode == 0 for n in ha.names("master"))
+
+    until(is_in_a_log, what=f"an audit event of {name} with its new certificate", timeout_s=60)
+
+
+def is_another(ha: Fleet, name: str, path: str, before: x509.Certificate) -> bool:
+    found = ha.certificates(name, path)
+    return bool(found) and found[0].serial_number != before.serial_number
+
+
+def days_left(certificate: x509.Certificate) -> int:
+    return (certificate.not_valid_after_utc - datetime.now(UTC)).days
 
 
 def test_pods_of_all_nodes_reach_pods_services_ports_and_names(ha: Fleet) -> None:
@@ -151,23 +210,17 @@ def test_a_member_whose_disk_was_wiped_does_not_vote_until_it_is_added_anew(ha: 
 
     until(lambda: "KUBEKILN etcd=refused" in ha.console(name), what="a refusal", timeout_s=120)
     assert "knows it as a member that has run" in ha.console(name)
-    listed = etcdctl(ha, other, "member", "list")
+    listed = ha.etcdctl(other, "member", "list")
     member_id = next(line.split(",")[0] for line in listed.splitlines() if f", {name}," in line)
     assert len(listed.splitlines()) == 3
 
-    etcdctl(ha, other, "member", "remove", member_id)
+    ha.etcdctl(other, "member", "remove", member_id)
     url = f"https://{ha.machines[name].address.ip}:2380"
-    etcdctl(ha, other, "member", "add", name, f"--peer-urls={url}")
+    ha.etcdctl(other, "member", "add", name, f"--peer-urls={url}")
 
     until(lambda: is_serving(ha, name), what=f"{name} serves", timeout_s=120)
     ha.wait_ready()
-    assert member_id not in etcdctl(ha, other, "member", "list")
-
-
-def etcdctl(ha: Fleet, name: str, *words: str) -> str:
-    pki = "/etc/etcd/pki"
-    files = (f"--cacert={pki}/ca.crt", f"--cert={pki}/etcd.crt", f"--key={pki}/etcd.key")
-    return ha.inside(name, "/usr/local/bin/etcdctl", *files, *words).text
+    assert member_id not in ha.etcdctl(other, "member", "list")
 
 
 def test_after_a_power_cut_of_all_everything_is_there_again(ha: Fleet) -> None:

@@ -7,10 +7,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from cryptography import x509
+
+from cloudinit.render import render_cluster
 from kubekiln.operations.kubectl import pinned_kubectl
-from kubekiln.operations.prepare import Plan, bake_image, load, render
+from kubekiln.operations.prepare import Plan, bake_image, load
 from kubekiln.operations.up import boot, plan_machines
 from kubekiln.operations.wait import ask_ready_nodes
 from kubekiln.paths import Project
@@ -97,9 +101,25 @@ class Fleet:
         """Read what a machine said."""
         return self.machines[name].console_log.read_text(errors="replace")
 
+    def has_activated(self, name: str) -> bool:
+        """Tell whether a machine has begun with its role."""
+        return read_console(self.machines[name].console_log).has("activated")
+
     def is_complete(self, name: str) -> bool:
         """Tell whether a machine has reported its boot as complete."""
         return read_console(self.machines[name].console_log).complete
+
+    def etcdctl(self, name: str, *words: str, port: int = 2379) -> str:
+        """Ask the member of etcd on a machine."""
+        pki = "/etc/etcd/pki"
+        files = (f"--cacert={pki}/ca.crt", f"--cert={pki}/etcd.crt", f"--key={pki}/etcd.key")
+        endpoint = f"--endpoints=https://127.0.0.1:{port}"
+        return self.inside(name, "/usr/local/bin/etcdctl", *files, endpoint, *words).text
+
+    def certificates(self, name: str, path: str) -> list[x509.Certificate]:
+        """Read the certificates of a file on a machine; none if it isn't there."""
+        said = self.inside(name, "/usr/bin/cat", path, check=False)
+        return x509.load_pem_x509_certificates(said.stdout) if said.returncode == 0 else []
 
     def pods(self, selector: str) -> list[tuple[str, list[str], str]]:
         """List (name, addresses, node) of running pods."""
@@ -115,11 +135,14 @@ class Fleet:
 
 
 @contextmanager
-def fleet(project: Project, name: str) -> Iterator[Fleet]:
-    """Prepare a cluster's machines; whatever was booted is gone when the block ends."""
+def fleet(project: Project, name: str, *, now: datetime | None = None) -> Iterator[Fleet]:
+    """Prepare a cluster's machines; whatever was booted is gone when the block ends.
+
+    With `now` they are rendered as if it were another time.
+    """
     plan = load(project, name)
     image = bake_image(project, plan)
-    rendered = render(project, plan)
+    rendered = render_cluster(plan.cluster, project=project, now=now)
     machines = plan_machines(project, plan.cluster, rendered, image)
     kubectl = pinned_kubectl(project, image=plan.cluster.image, version=plan.cluster.kubernetes)
     target = NspawnTarget()
