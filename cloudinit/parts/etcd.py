@@ -8,8 +8,9 @@ from ipaddress import ip_address
 
 from cloudinit import sizing
 from cloudinit.credentials import leaf_files
+from cloudinit.etcdmodel import Etcd
 from cloudinit.families import IPAddress, in_url
-from cloudinit.model import Cluster, Etcd, Node
+from cloudinit.model import Cluster, Node
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 from cloudinit.pki import LeafSpec
 
