@@ -14,6 +14,7 @@ from kubekiln.files import make_dir
 from kubekiln.process import Command, spawn
 from pipeline.targets.machine import Machine
 from pipeline.targets.netns import ensure_network
+from tests.support.waiting import until
 
 
 @dataclass
@@ -58,7 +59,10 @@ def dhcp_server(machine: Machine) -> Iterator[Leases]:
             what_for="to give addresses to a test's machines",
         )
     )  # fmt: skip
+    log = Path(f"{hosts_file}.log")
     try:
+        # Before, the signal by which it reads reservations anew would end it.
+        until(lambda: log.exists() and "started" in log.read_text(), what="dnsmasq", timeout_s=30)
         yield Leases(hosts_file, process)
     finally:
         process.terminate()
