@@ -19,7 +19,8 @@ from pathlib import Path
 import yaml
 
 from cloudinit.pool import default_workers
-from cloudinit.render import RenderedCluster, render_cluster
+from cloudinit.render import render_cluster
+from cloudinit.rendered import RenderedCluster
 from cloudinit.rules import load_cluster
 from kubekiln.paths import Project
 

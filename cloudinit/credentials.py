@@ -11,6 +11,8 @@ from cloudinit.pki import KeyPair, LeafSpec
 
 PKI_DIR = "/etc/kubernetes/pki"
 CA_PATH = f"{PKI_DIR}/ca.crt"
+# The kubelet's own name for its certificate and key: it writes and renews them.
+KUBELET_CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 LOOPBACK = IPv4Address("127.0.0.1")
 _PKI_KEYS = ("pki.algorithm", "pki.leaf_days")
 
@@ -86,15 +88,28 @@ def identity(
     )
     path = f"{PKI_DIR}/{use}"
     server = context.own_api_url if own_api else context.api_url
-    return (*leaf_files(context, spec, path), kubeconfig_file(context, use, path, server=server))
+    pair = {"client-certificate": f"{path}.crt", "client-key": f"{path}.key"}
+    return (*leaf_files(context, spec, path), kubeconfig_file(context, use, pair, server=server))
 
 
-def kubeconfig_file(context: Context, use: str, pair_path: str, *, server: str) -> NodeFile:
-    """Write /etc/kubernetes/<use>.conf for the pair of files at `pair_path`."""
-    view: Mapping[str, str] = {
+def as_kubelet(context: Context, use: str) -> NodeFile:
+    """Let a component of a pool's machine be the kubelet, whose certificate is the only one there.
+
+    A certificate for all machines of the pool would be a secret that all share, and would end
+    without anybody renewing it; and flannel by its own name may write any node's status.
+    """
+    pair = dict.fromkeys(("client-certificate", "client-key"), KUBELET_CERTIFICATE)
+    return kubeconfig_file(context, use, pair, server=context.api_url)
+
+
+def kubeconfig_file(
+    context: Context, use: str, credential: Mapping[str, str], *, server: str
+) -> NodeFile:
+    """Write /etc/kubernetes/<use>.conf for a credential in files, named as kubeconfigs do."""
+    view = {
         "ca": CA_PATH,
         "cluster": context.cluster.name,
-        "pair": pair_path,
+        "credential": credential,
         "server": server,
         "user": use,
     }

@@ -25,15 +25,15 @@ class Explanation:
 
 
 def explain_node(cluster: Cluster, node_name: str, *, project: Project) -> tuple[Explanation, ...]:
-    """Explain each file of a node; renders in memory and writes nothing.
+    """Explain each file of a node (or pool); renders in memory and writes nothing.
 
     Raises ConfigError if the cluster has no such node.
     """
-    node = next((n for n in cluster.nodes if n.name == node_name), None)
+    node = next((o for o in cluster.payloads if o.name == node_name), None)
     if node is None:
         raise ConfigError(
             f"cluster {cluster.name} has no node {node_name!r}",
-            hint=f"it has: {', '.join(n.name for n in cluster.nodes)}",
+            hint=f"it has: {', '.join(o.name for o in cluster.payloads)}",
         )
     versions = component_versions(cluster, project)
     payload = render_payload(cluster, node, open_state(cluster, project), project, versions)

@@ -19,12 +19,13 @@ from cloudinit.modeltypes import (
     AlgorithmName,
     DatasourceName,
     Label,
-    Recipient,
     RoleName,
 )
 from cloudinit.networkmodel import NetworkConfig
 from cloudinit.nic import InterfaceName, MacAddress, Nic, refuse_both
-from kubekiln.config import Model, Version, invalid
+from cloudinit.nodepool import NodePool
+from cloudinit.statemodel import StateSettings
+from kubekiln.config import Model, Version
 
 
 class Api(Model):
@@ -54,32 +55,6 @@ class Pki(Model):
     """Life of the certificate authorities in days."""
     leaf_days: int = Field(default=365, ge=1, le=36500)
     """Life of the other certificates in days; one in its last third is renewed by rendering."""
-
-
-class Encryption(Model):
-    """How the state (authorities, keys) rests on this host; in the clear if nothing is said."""
-
-    recipients: tuple[Recipient, ...] = ()
-    """Public keys of age (`age1…`): whoever has one of their identities can open the state."""
-    passphrase: bool = False
-    """Whether a passphrase opens it instead, asked for on the terminal; opening takes seconds."""
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Encryption:
-        if self.passphrase and self.recipients:
-            raise invalid(
-                "recipients and passphrase are both given",
-                hint="age takes a passphrase alone: leave out one of them",
-                at=("passphrase",),
-            )
-        return self
-
-
-class StateSettings(Model):
-    """The cluster's secrets between two renderings, in state/<cluster>."""
-
-    encryption: Encryption = Encryption()
-    """Encryption at rest; a change takes effect at the next rendering."""
 
 
 class Kubelet(Model):
@@ -174,13 +149,20 @@ class Cluster(Model):
     """Other versions of add-ons' images than those that `image` carries, by component."""
     nodes: tuple[Node, ...] = Field(min_length=1)
     """The machines."""
+    pools: tuple[NodePool, ...] = ()
+    """Workers that aren't listed one by one: autoscaling groups, racks that boot by PXE."""
     planned_nodes: int | None = Field(default=None, ge=1, examples=[1000])
     """Nodes that the control plane is sized for, if there are to be more than `nodes` lists."""
 
     @cached_property
     def sized_for(self) -> int:
-        """The number of nodes by which settings are chosen: those with a kubelet, or planned."""
-        return max(sum(node.runs_pods for node in self.nodes), self.planned_nodes or 0)
+        """The number of nodes by which settings are chosen: those with a kubelet, or planned.
+
+        Pools count with all that they may have.
+        """
+        listed = sum(node.runs_pods for node in self.nodes)
+        in_pools = sum(pool.max_nodes for pool in self.pools)
+        return max(listed + in_pools, self.planned_nodes or 0)
 
     @cached_property
     def masters(self) -> tuple[Node, ...]:
@@ -192,11 +174,16 @@ class Cluster(Model):
         """The nodes that only run pods."""
         return tuple(node for node in self.nodes if node.role == "worker")
 
+    @cached_property
+    def payloads(self) -> tuple[Node | NodePool, ...]:
+        """All that user-data is rendered for: each node, and each pool as one."""
+        return (*self.nodes, *self.pools)
+
     @property
     def taints_masters(self) -> bool:
         """Whether ordinary pods are kept off the masters."""
         wanted = self.kubelet.pods_on_masters
-        return bool(self.workers) if wanted is None else not wanted
+        return bool(self.workers or self.pools) if wanted is None else not wanted
 
     @cached_property
     def balancers(self) -> tuple[Node, ...]:

@@ -20,6 +20,7 @@ from kubekiln.config import CIDR, invalid
 
 # RFC 1123: what Kubernetes takes as a node name, and the kernel as a host name of one label.
 _LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_LABEL_START = r"^[a-z0-9][-a-z0-9]{0,57}$"
 DOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 RoleName = Literal["single", "master", "etcd", "worker", "lb"]
@@ -29,8 +30,13 @@ DatasourceName = Literal[
 AlgorithmName = Literal["p256", "p384", "rsa2048", "rsa3072", "rsa4096"]
 
 
+def is_label(value: str) -> bool:
+    """Tell whether a text is a host name of one label."""
+    return re.match(_LABEL, value) is not None
+
+
 def _label(value: object) -> object:
-    if isinstance(value, str) and not re.match(_LABEL, value):
+    if isinstance(value, str) and not is_label(value):
         raise invalid(
             f"{value!r} is not a host name",
             hint="RFC 1123: a-z, 0-9 and '-', at most 63, not at either end, no capitals",
@@ -51,9 +57,18 @@ def _address(value: object) -> object:
     return address
 
 
+def _label_start(value: object) -> object:
+    if isinstance(value, str) and not re.match(_LABEL_START, value):
+        raise invalid(
+            f"{value!r} is not how a host name begins",
+            hint="RFC 1123: a-z, 0-9 and '-', not first, at most 58 characters, no capitals",
+        )
+    return value
+
+
 def _only_ipv4(value: object) -> object:
     if isinstance(value, str) and ":" in value:
-        raise invalid(f"{value!r} is IPv6", hint="further network cards have IPv4 alone so far")
+        raise invalid(f"{value!r} is IPv6", hint="only IPv4 is supported here so far")
     return value
 
 
@@ -102,6 +117,7 @@ def _recipient(value: object) -> object:
 
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
+LabelStart = Annotated[str, BeforeValidator(_label_start), Field(pattern=_LABEL_START)]
 if TYPE_CHECKING:
     Address = IPAddress
     Address4 = IPv4Address

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from cloudinit.model import Cluster, Node
+from cloudinit.nodepool import NodePool
 from cloudinit.state import State
 from kubekiln.contract import KubernetesContract
 from kubekiln.files import sha256_bytes
@@ -66,11 +67,26 @@ class Context:
     """All that a part may know: the cluster, the node, the secrets, what the version does."""
 
     cluster: Cluster
-    node: Node
+    owner: Node | NodePool
+    """Whose user-data it is: one machine's, or that of all machines of a pool."""
     state: State
     project: Project
     versions: Mapping[str, str]
     """Versions of the components that add-ons' images carry."""
+
+    @property
+    def node(self) -> Node:
+        """The one machine that it is for; a part that asks for it has no place in a pool."""
+        if not isinstance(self.owner, Node):
+            raise AssertionError(f"{self.owner.name} is a pool: which of its machines is meant?")
+        return self.owner
+
+    @property
+    def pool(self) -> NodePool:
+        """The pool that it is for."""
+        if not isinstance(self.owner, NodePool):
+            raise AssertionError(f"{self.owner.name} is no pool")
+        return self.owner
 
     @property
     def contract(self) -> KubernetesContract:
@@ -84,7 +100,7 @@ class Context:
     @property
     def api_url(self) -> str:
         """Where a component on this node reaches the API: its own balancer, if it has one."""
-        if self.node.role == "single":
+        if self.owner.role == "single":
             return self.own_api_url
         return f"https://127.0.0.1:{self.cluster.api.local_port}"
 

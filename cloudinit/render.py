@@ -15,12 +15,13 @@ from pathlib import Path
 
 from cloudinit import hostkubeconfig, pool
 from cloudinit.check import check_userdata
-from cloudinit.datasource import Fit, measure_all
 from cloudinit.families import joined
 from cloudinit.model import Cluster, Node
 from cloudinit.networkconfig import render_networkconfig
+from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile
 from cloudinit.pool import Chunk, Size
+from cloudinit.rendered import RenderedCluster, RenderedNode, RenderedPool
 from cloudinit.roles import compose
 from cloudinit.seed import build_iso
 from cloudinit.staging import is_current, publish, staged, write_node
@@ -31,54 +32,6 @@ from kubekiln.errors import ConfigError, StorageError
 from kubekiln.files import locked, make_dir, write_atomic
 from kubekiln.paths import Project
 from kubekiln.progress import say, step
-
-
-@dataclass(frozen=True)
-class RenderedNode:
-    """One machine's payload, on disk."""
-
-    name: str
-    role: str
-    directory: Path
-    mac: str
-    address: str
-    """Without prefix length; in dual stack both, joined by a comma."""
-    size: int
-    """Of the user-data, uncompressed, in bytes."""
-    size_gzip: int
-
-    @property
-    def user_data(self) -> Path:
-        return self.directory / "user-data"
-
-    @property
-    def meta_data(self) -> Path:
-        return self.directory / "meta-data"
-
-    @property
-    def network_config(self) -> Path:
-        return self.directory / "network-config"
-
-    @property
-    def seed_iso(self) -> Path:
-        return self.directory / "seed.iso"
-
-    @property
-    def fits(self) -> tuple[Fit, ...]:
-        """How it stands against every platform's limit."""
-        return measure_all(self.size_gzip)
-
-
-@dataclass(frozen=True)
-class RenderedCluster:
-    """All machines of a cluster, and the way into it."""
-
-    nodes: tuple[RenderedNode, ...]
-    admin_kubeconfig: Path
-    state_directory: Path
-    created_state: bool
-    first_to_expire: str
-    days_left: int
 
 
 @dataclass(frozen=True)
@@ -115,17 +68,18 @@ def render_cluster(
             _refuse_orphans(cluster, project)
         created = state.is_new
         versions = component_versions(cluster, project)
-        state.complete()
+        state.complete(cluster.pools)
         kubeconfig = hostkubeconfig.render(cluster, state)
         with staged(final_dir) as staging_dir:
             job = _Job(cluster, state, project, versions, staging_dir, final_dir)
             sizes = _render_nodes(job, workers)
             state.commit()
             write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
-            publish(staging_dir, final_dir, keep={node.name for node in cluster.nodes})
-        nodes = _rendered(cluster, sizes, final_dir)
+            publish(staging_dir, final_dir, keep={owner.name for owner in cluster.payloads})
+        nodes, pools = _rendered(job, sizes)
         name, days = state.days_left()
-    return RenderedCluster(nodes, directory / hostkubeconfig.NAME, directory, created, name, days)
+    admin = directory / hostkubeconfig.NAME
+    return RenderedCluster(nodes, pools, admin, directory, created, name, days)
 
 
 def open_state(cluster: Cluster, project: Project, *, now: datetime | None = None) -> State:
@@ -140,24 +94,27 @@ def open_state(cluster: Cluster, project: Project, *, now: datetime | None = Non
 
 
 def render_payloads(cluster: Cluster, *, state: State, project: Project) -> tuple[Payload, ...]:
-    """Render and check every node in memory."""
+    """Render and check everything in memory."""
     versions = component_versions(cluster, project)
-    return tuple(render_payload(cluster, n, state, project, versions) for n in cluster.nodes)
+    return tuple(render_payload(cluster, o, state, project, versions) for o in cluster.payloads)
 
 
 def render_payload(
-    cluster: Cluster, node: Node, state: State, project: Project, versions: Mapping[str, str]
+    cluster: Cluster,
+    owner: Node | NodePool,
+    state: State,
+    project: Project,
+    versions: Mapping[str, str],
 ) -> Payload:
-    """Render and check one node in memory."""
-    context = Context(cluster, node, state, project, versions)
+    """Render and check one node, or one pool, in memory."""
+    context = Context(cluster, owner, state, project, versions)
     files = node_files(context, compose(context))
     userdata = render_userdata(context, files)
     size_gzip = check_userdata(cluster, files, userdata)
-    seed = {
-        "meta-data": render_metadata(context, userdata),
-        "network-config": render_networkconfig(context),
-        "user-data": userdata,
-    }
+    seed = {"user-data": userdata}
+    if isinstance(owner, Node):
+        seed["meta-data"] = render_metadata(cluster.name, owner.name, userdata)
+        seed["network-config"] = render_networkconfig(context)
     return Payload(context, files, seed, size_gzip)
 
 
@@ -174,20 +131,22 @@ class _Job:
 
     def render(self, indexes: range) -> Chunk:
         """Render some nodes and put them aside."""
-        sizes = tuple(self._render_one(self.cluster.nodes[index]) for index in indexes)
+        sizes = tuple(self._render_one(self.cluster.payloads[index]) for index in indexes)
         return Chunk(sizes, self.state.take_new_leaves(), self.state.first_end)
 
-    def _render_one(self, node: Node) -> Size:
-        payload = render_payload(self.cluster, node, self.state, self.project, self.versions)
-        files = {**payload.seed, "seed.iso": build_iso(payload.seed)}
-        if not is_current(self.final_dir / node.name, files):
-            write_node(self.staging_dir / node.name, files)
+    def _render_one(self, owner: Node | NodePool) -> Size:
+        payload = render_payload(self.cluster, owner, self.state, self.project, self.versions)
+        files = dict(payload.seed)
+        if isinstance(owner, Node):
+            files["seed.iso"] = build_iso(payload.seed)
+        if not is_current(self.final_dir / owner.name, files):
+            write_node(self.staging_dir / owner.name, files)
         return Size(len(payload.seed["user-data"]), payload.size_gzip)
 
 
 def _render_nodes(job: _Job, workers: int | None) -> list[Size]:
     """Render every node and show how far it is; the state then knows what was issued."""
-    count, state = len(job.cluster.nodes), job.state
+    count, state = len(job.cluster.payloads), job.state
     sizes: list[Size] = []
     with (
         pool.rendering(count, job.render, workers=workers or pool.default_workers(count)) as chunks,
@@ -201,19 +160,36 @@ def _render_nodes(job: _Job, workers: int | None) -> list[Size]:
     return sizes
 
 
-def _rendered(cluster: Cluster, sizes: list[Size], final_dir: Path) -> tuple[RenderedNode, ...]:
-    return tuple(
+def _rendered(
+    job: _Job, sizes: list[Size]
+) -> tuple[tuple[RenderedNode, ...], tuple[RenderedPool, ...]]:
+    cluster, count = job.cluster, len(job.cluster.nodes)
+    nodes = tuple(
         RenderedNode(
             name=node.name,
             role=node.role,
-            directory=final_dir / node.name,
+            directory=job.final_dir / node.name,
             mac=cluster.mac_of(node),
             address=joined(node.addresses),
             size=size.plain,
             size_gzip=size.gzip,
         )
-        for node, size in zip(cluster.nodes, sizes, strict=True)
+        for node, size in zip(cluster.nodes, sizes[:count], strict=True)
     )
+    pools = tuple(
+        RenderedPool(
+            name=pool.name,
+            role=pool.role,
+            directory=job.final_dir / pool.name,
+            names=f"{pool.name_prefix}*",
+            addresses=str(pool.addresses),
+            token_expires=job.state.token(pool.name, hours=pool.token_ttl_hours).expires,
+            size=size.plain,
+            size_gzip=size.gzip,
+        )
+        for pool, size in zip(cluster.pools, sizes[count:], strict=True)
+    )
+    return nodes, pools
 
 
 @contextlib.contextmanager

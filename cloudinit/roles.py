@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from cloudinit.modeltypes import RoleName
 from cloudinit.part import Context, NodeFile, Part, PartFunction
@@ -17,14 +18,16 @@ from cloudinit.parts import (
     controllers,
     etcd,
     flannel,
+    joining,
     kubelet,
     network,
+    pools,
     proxy,
     trust,
     vip,
 )
 
-ROLES: dict[RoleName, tuple[PartFunction, ...]] = {
+ROLES: dict[RoleName | Literal["pool"], tuple[PartFunction, ...]] = {
     # A whole cluster on one machine.
     "single": (
         network.render,
@@ -52,6 +55,7 @@ ROLES: dict[RoleName, tuple[PartFunction, ...]] = {
         proxy.render,
         flannel.render,
         bootstrap.render,
+        pools.render,
         addons.render,
         approver.render,
         admin.render,
@@ -68,6 +72,15 @@ ROLES: dict[RoleName, tuple[PartFunction, ...]] = {
         proxy.render,
         flannel.render,
     ),
+    # Any machine of a pool: it has no name and no address yet, and no network but the platform's.
+    "pool": (
+        trust.render,
+        balancer.render,
+        joining.render,
+        kubelet.render_in_pool,
+        proxy.render_in_pool,
+        flannel.render_in_pool,
+    ),
     "lb": (
         network.render,
         trust.render,
@@ -81,7 +94,7 @@ def compose(context: Context) -> Part:
     """Join the parts of the node's role; each file knows its part, no path is written twice."""
     files: dict[str, NodeFile] = {}
     units: list[str] = []
-    for function in ROLES[context.node.role]:
+    for function in ROLES[context.owner.role]:
         part = function(context)
         name = function.__module__.rpartition(".")[2]
         for file in part.files:

@@ -10,19 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloudinit.finding import Finding, Rule
+from cloudinit.labels import labels_are_the_kubelets_to_set
 from cloudinit.model import Cluster
 from cloudinit.networkrules import NETWORK_RULES
 from cloudinit.nicrules import NIC_RULES
+from cloudinit.poolrules import POOL_RULES
 from kubekiln.config import KeyPath, Source, load_model
 from kubekiln.contract import KubernetesContract
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.paths import Project
-
-# What a kubelet may set of itself beside *.node.kubernetes.io, *.kubelet.kubernetes.io (KEP-279).
-_KUBELET_LABELS = (
-    "kubernetes.io/arch", "kubernetes.io/hostname", "kubernetes.io/os",
-    "topology.kubernetes.io/region", "topology.kubernetes.io/zone",
-)  # fmt: skip
 
 
 def flannel_is_told_what_it_uses(cluster: Cluster) -> Iterator[Finding]:
@@ -45,26 +41,6 @@ def a_single_node_is_alone(cluster: Cluster) -> Iterator[Finding]:
                 f"node {node.name} has role single, but the cluster has {len(cluster.nodes)} nodes",
                 "make a cluster file for each single node",
             )
-
-
-def labels_of_workers_are_their_own_to_set(cluster: Cluster) -> Iterator[Finding]:
-    """A kubelet may not give itself labels by which workloads are kept apart (NodeRestriction).
-
-    Masters' labels are set by the masters, with other rights.
-    https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction
-    """
-    for index, node in enumerate(cluster.nodes):
-        for key in node.labels if node.role == "worker" else ():
-            domain = key.rpartition("/")[0]
-            reserved = domain.endswith(("kubernetes.io", "k8s.io"))
-            allowed = domain.endswith(("node.kubernetes.io", "kubelet.kubernetes.io"))
-            restricted = domain.endswith("node-restriction.kubernetes.io")
-            if reserved and (restricted or not allowed) and key not in _KUBELET_LABELS:
-                yield Finding(
-                    ("nodes", index, "labels", key),
-                    f"the kubelet of {node.name} may not give itself the label {key}",
-                    "set it with `kubectl label node` once the node is there, or use another name",
-                )
 
 
 def there_is_a_control_plane(cluster: Cluster) -> Iterator[Finding]:
@@ -122,10 +98,11 @@ RULES: tuple[Rule, ...] = (
     flannel_is_told_what_it_uses,
     a_single_node_is_alone,
     there_is_a_control_plane,
-    labels_of_workers_are_their_own_to_set,
+    labels_are_the_kubelets_to_set,
     etcd_survives_what_it_seems_to,
     ports_of_a_master_are_distinct,
     *NIC_RULES,
+    *POOL_RULES,
 )
 
 

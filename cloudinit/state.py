@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from cloudinit import pki, statefile
-from cloudinit.model import Encryption, Pki
+from cloudinit.bootstraptoken import BootstrapToken, make_token
+from cloudinit.model import Pki
+from cloudinit.nodepool import NodePool
 from cloudinit.pki import Issuer, KeyPair, LeafSpec
 from cloudinit.statefile import Document, Leaf, StateError
 from cloudinit.statelegacy import read_legacy, remove_legacy
+from cloudinit.statemodel import Encryption
 from cloudinit.stateseal import Seal
 from kubekiln.files import make_dir, write_atomic
 from kubekiln.secret import Secret
@@ -79,7 +82,7 @@ class State:
             return cls(directory, cluster, config, now, is_new, legacy.document, seal, True)
         return cls(directory, cluster, config, now, True, Document(cluster), seal, True)
 
-    def complete(self) -> None:
+    def complete(self, pools: Iterable[NodePool] = ()) -> None:
         """Make every secret that nodes share: from then on only leaves are made.
 
         Processes that render nodes side by side would else make each one of their own.
@@ -90,6 +93,9 @@ class State:
             self.authority(name)
         self.service_account_key()
         self.encryption_key()
+        wanted = {pool.name: self.token(pool.name, hours=pool.token_ttl_hours) for pool in pools}
+        if self._document.tokens != wanted:
+            self._document.tokens, self._is_changed = wanted, True
         self._is_complete = True
 
     def authority(self, name: str) -> KeyPair:
@@ -138,6 +144,25 @@ class State:
             lambda: Secret(base64.b64encode(secrets.token_bytes(32)) + b"\n"),
         )
         return Secret(stored.reveal().strip())
+
+    def token(self, pool: str, *, hours: int) -> BootstrapToken:
+        """Give a pool's bootstrap token: the one made before, or a new one.
+
+        A new one is made in the last third of its life, or if another life is wanted.
+        """
+        kept = self._document.tokens.get(pool)
+        if kept is not None and kept.fits(hours=hours, now=self.now):
+            return kept
+        if self._is_complete:
+            raise AssertionError(f"masters know {pool}, too: State.complete must make its token")
+        token = self._document.tokens[pool] = make_token(hours=hours, now=self.now)
+        self._is_changed = True
+        return token
+
+    @property
+    def tokens(self) -> Mapping[str, BootstrapToken]:
+        """The pools' tokens as they were rendered last."""
+        return self._document.tokens
 
     @property
     def first_end(self) -> tuple[datetime, str]:

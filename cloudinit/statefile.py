@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cloudinit.bootstraptoken import BootstrapToken
 from cloudinit.pki import KeyPair
 from kubekiln.errors import KubekilnError
 from kubekiln.files import sha256_bytes
@@ -46,6 +48,8 @@ class Document:
     authorities: dict[str, KeyPair] = field(default_factory=dict)
     keys: dict[str, Secret] = field(default_factory=dict)
     leaves: dict[str, Leaf] = field(default_factory=dict)
+    tokens: dict[str, BootstrapToken] = field(default_factory=dict)
+    """Of the pools, by their names."""
 
 
 def encode(document: Document) -> bytes:
@@ -59,6 +63,7 @@ def encode(document: Document) -> bytes:
             name: {"digest": leaf.digest, **_pair(leaf.pair)}
             for name, leaf in document.leaves.items()
         },
+        "tokens": {name: _token(token) for name, token in document.tokens.items()},
     }
     body = json.dumps(fields, sort_keys=True).encode() + b"\n"
     return f"kubekiln-state {VERSION} sha256:{sha256_bytes(body)}\n".encode() + body
@@ -93,6 +98,8 @@ def decode(content: bytes, *, path: Path, cluster: str) -> Document:
         leaves={
             name: Leaf(leaf["digest"], _read_pair(leaf)) for name, leaf in fields["leaves"].items()
         },
+        # Younger than the format: a state without pools is as it was.
+        tokens={name: _read_token(token) for name, token in fields.get("tokens", {}).items()},
     )
 
 
@@ -102,3 +109,17 @@ def _pair(pair: KeyPair) -> dict[str, str]:
 
 def _read_pair(fields: dict[str, str]) -> KeyPair:
     return KeyPair(Secret(fields["key"]), fields["certificate"].encode())
+
+
+def _token(token: BootstrapToken) -> dict[str, str | int]:
+    return {
+        "id": token.token_id,
+        "secret": token.secret.reveal_text(),
+        "issued": int(token.issued.timestamp()),
+        "expires": int(token.expires.timestamp()),
+    }
+
+
+def _read_token(fields: dict[str, Any]) -> BootstrapToken:
+    issued, expires = (datetime.fromtimestamp(fields[key], UTC) for key in ("issued", "expires"))
+    return BootstrapToken(fields["id"], Secret(fields["secret"]), issued, expires)

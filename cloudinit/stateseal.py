@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloudinit.model import Encryption
 from cloudinit.statefile import StateError
+from cloudinit.statemodel import Encryption
 from kubekiln.paths import age_identities_file, passphrase_file
 from kubekiln.secret import Secret
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from typing import Any
 
 import yaml
 
-from cloudinit.credentials import CA_PATH, PKI_DIR
+from cloudinit.credentials import CA_PATH, KUBELET_CERTIFICATE, PKI_DIR
 from cloudinit.networkconfig import Dumper
+from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, from_template
 from cloudinit.pki import validity
 
@@ -40,11 +42,9 @@ def node_files(context: Context, composed: Part) -> tuple[NodeFile, ...]:
 
 def render_userdata(context: Context, files: tuple[NodeFile, ...]) -> bytes:
     """Write `#cloud-config`; the same files give the same bytes."""
-    name = context.node.name
     lines = [
         "#cloud-config",
-        f"hostname: {name}",
-        f"fqdn: {name}.{context.cluster.network.domain}",
+        *_name_of(context),
         "prefer_fqdn_over_hostname: false",
         "manage_etc_hosts: localhost",
         "write_files:",
@@ -53,9 +53,16 @@ def render_userdata(context: Context, files: tuple[NodeFile, ...]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def render_metadata(context: Context, userdata: bytes) -> bytes:
+def _name_of(context: Context) -> list[str]:
+    """Name the machine; those of a pool have the names that the platform's meta-data gives them."""
+    owner = context.owner
+    if isinstance(owner, NodePool):
+        return []
+    return [f"hostname: {owner.name}", f"fqdn: {owner.name}.{context.cluster.network.domain}"]
+
+
+def render_metadata(cluster: str, node: str, userdata: bytes) -> bytes:
     """Write meta-data; another user-data is another instance."""
-    cluster, node = context.cluster.name, context.node.name
     digest = hashlib.sha256(userdata).hexdigest()[:12]
     document = {
         "instance-id": f"{cluster}-{node}-{digest}",
@@ -77,8 +84,8 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
     document = {
         "schema": SCHEMA,
         "cluster": context.cluster.name,
-        "node": context.node.name,
-        "role": context.node.role,
+        **_identity(context),
+        "role": context.owner.role,
         "kubernetes": context.cluster.kubernetes,
         "units": list(units),
         "files": [
@@ -105,17 +112,42 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
     return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
 
 
-def _questions(context: Context) -> dict[str, str]:
+def _identity(context: Context) -> dict[str, Any]:
+    """Say which machine it is for, or which ones, and until when they may join."""
+    owner = context.owner
+    if not isinstance(owner, NodePool):
+        return {"node": owner.name}
+    token = context.state.token(owner.name, hours=owner.token_ttl_hours)
+    pool = {
+        "name": owner.name,
+        "prefix": owner.name_prefix,
+        "addresses": str(owner.addresses),
+        "token_id": token.token_id,
+        "token_expires": int(token.expires.timestamp()),
+    }
+    return {"pool": pool}
+
+
+def _questions(context: Context) -> dict[str, str | int]:
     """Give what the image's report asks to know how far the boot is."""
-    questions = {"etcd": "127.0.0.1:2379"}
-    if context.node.runs_pods:
+    questions: dict[str, str | int] = {"etcd": "127.0.0.1:2379"}
+    if isinstance(context.owner, NodePool):
+        questions |= {
+            "server": context.api_url,
+            "ca": CA_PATH,
+            "cert": KUBELET_CERTIFICATE,
+            "key": KUBELET_CERTIFICATE,
+            # A machine that is refused shall say so soon: its kubelet's log has the reason.
+            "timeout_s": 120,
+        }
+    elif context.owner.runs_pods:
         questions |= {
             "server": context.api_url,
             "ca": CA_PATH,
             "cert": f"{PKI_DIR}/kubelet.crt",
             "key": f"{PKI_DIR}/kubelet.key",
         }
-    elif context.node.role == "lb":
+    elif context.owner.role == "lb":
         questions |= {"server": context.own_api_url, "ca": CA_PATH, "cert": "", "key": ""}
     else:
         questions |= {"server": ""}

@@ -93,6 +93,7 @@ def _policies(context: Context) -> tuple[NodeFile, ...]:
     environment = from_template(
         f"{_ETC}/kube-apiserver.env",
         {
+            "bootstrap_tokens": str(bool(cluster.pools)).lower(),
             "domain": cluster.network.domain,
             "etcd_servers": ",".join(etcd.client_urls(context)),
             "node_ip": context.node.address,
@@ -108,6 +109,7 @@ def _policies(context: Context) -> tuple[NodeFile, ...]:
             "network.service_cidr",
             "network.domain",
             "planned_nodes",
+            "pools",
         ),
     )
     encryption = from_template(

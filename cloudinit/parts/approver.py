@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from cloudinit.credentials import identity
 from cloudinit.model import Node
+from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, unit
 
 CONFIG_PATH = "/etc/kubekiln/csr-approver.json"
@@ -22,15 +24,19 @@ def render(context: Context) -> Part:
 
     The controller manager approves none of them by design: only whoever knows the nodes can.
     """
-    document = {
+    cluster = context.cluster
+    document: dict[str, Any] = {
         "kubeconfig": "/etc/kubernetes/csr-approver.conf",
-        "nodes": dict(known_nodes([n for n in context.cluster.nodes if n.runs_pods])),
+        "nodes": dict(known_nodes([n for n in cluster.nodes if n.runs_pods])),
     }
+    if cluster.pools:
+        # Machines that aren't listed: which names and addresses are theirs, and how many of them.
+        document["pools"] = [_known_pool(pool) for pool in cluster.pools]
     config = NodeFile(
         CONFIG_PATH,
         (json.dumps(document, indent=1) + "\n").encode(),
         "parts/approver.py",
-        ("nodes.name", "nodes.address", "nodes.role"),
+        ("nodes.name", "nodes.address", "nodes.role", "pools"),
         mode=0o600,
     )
     name = "kubekiln-csr-approver.service"
@@ -42,6 +48,15 @@ def render(context: Context) -> Part:
         ),
         units=(name,),
     )
+
+
+def _known_pool(pool: NodePool) -> dict[str, str | int]:
+    return {
+        "name": pool.name,
+        "prefix": pool.name_prefix,
+        "addresses": str(pool.addresses),
+        "max_nodes": pool.max_nodes,
+    }
 
 
 def known_nodes(nodes: Sequence[Node]) -> Iterator[tuple[str, list[str]]]:

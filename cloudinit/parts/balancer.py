@@ -9,6 +9,7 @@ from __future__ import annotations
 from cloudinit import sizing
 from cloudinit.families import in_url
 from cloudinit.model import Cluster, Node
+from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 from cloudinit.parts import vip
 
@@ -62,7 +63,7 @@ def render_public(context: Context) -> Part:
 
 
 def _settings(context: Context, bind: str) -> NodeFile:
-    cluster, own = context.cluster, context.node
+    cluster, own = context.cluster, context.owner
     # Everybody's first choice is another one, or the first master would serve all.
     masters = sorted(cluster.masters, key=lambda master: master != own)
     view = {
@@ -81,5 +82,5 @@ def _settings(context: Context, bind: str) -> NodeFile:
     return from_template("/etc/haproxy/haproxy.cfg", view, keys=keys, mode=0o644)
 
 
-def _address(master: Node, own: Node) -> str:
+def _address(master: Node, own: Node | NodePool) -> str:
     return "127.0.0.1" if master == own else in_url(master.address)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 
-from cloudinit.credentials import identity
+from cloudinit.credentials import as_kubelet, identity
 from cloudinit.families import of_family
 from cloudinit.model import Node
 from cloudinit.networkmodel import NetworkConfig
-from cloudinit.part import Context, Part, from_template, unit
+from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
 
 # Where packets of each backend that wraps them go; others send them as they are.
 PORTS = {"vxlan": 8472}
@@ -17,20 +17,6 @@ PORTS = {"vxlan": 8472}
 
 def render(context: Context) -> Part:
     """Give flannel; the image turns what it finds out into the CNI configuration."""
-    network = context.cluster.network
-    backend: dict[str, str | int] = {"Type": network.flannel.backend}
-    if network.flannel.backend in PORTS:
-        backend["Port"] = network.flannel.port or PORTS[network.flannel.backend]
-    if network.flannel.mtu is not None:
-        backend["MTU"] = network.flannel.mtu
-    # As kube-proxy does. With iptables flannel would start it a dozen times every five seconds.
-    document = {**_networks(network), "EnableNFTables": True, "Backend": backend}
-    settings = from_template(
-        "/etc/flannel/net-conf.json",
-        {"document": json.dumps(document, indent=1)},
-        keys=("network.pod_cidr", "network.flannel"),
-        mode=0o644,
-    )
     environment = from_template(
         "/etc/flannel/flanneld.env",
         {"node": context.node.name, **_addresses(context.node)},
@@ -41,10 +27,41 @@ def render(context: Context) -> Part:
         files=(
             *identity(context, "flannel", "kubekiln:flannel"),
             environment,
-            settings,
+            _settings(context),
             unit("flanneld.service"),
         ),
         units=("flanneld.service",),
+    )
+
+
+def render_in_pool(context: Context) -> Part:
+    """Give flannel to a machine that finds out its own name and address."""
+    dropin = from_static("/etc/systemd/system/flanneld.service.d/10-pool.conf")
+    return Part(
+        files=(
+            as_kubelet(context, "flannel"),
+            _settings(context),
+            unit("flanneld.service"),
+            dropin,
+        ),
+        units=("flanneld.service",),
+    )
+
+
+def _settings(context: Context) -> NodeFile:
+    network = context.cluster.network
+    backend: dict[str, str | int] = {"Type": network.flannel.backend}
+    if network.flannel.backend in PORTS:
+        backend["Port"] = network.flannel.port or PORTS[network.flannel.backend]
+    if network.flannel.mtu is not None:
+        backend["MTU"] = network.flannel.mtu
+    # As kube-proxy does. With iptables flannel would start it a dozen times every five seconds.
+    document = {**_networks(network), "EnableNFTables": True, "Backend": backend}
+    return from_template(
+        "/etc/flannel/net-conf.json",
+        {"document": json.dumps(document, indent=1)},
+        keys=("network.pod_cidr", "network.flannel"),
+        mode=0o644,
     )
 
 

@@ -1,45 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the node agent need? (Part: its first certificate, its configuration, unit.)"""
+"""What does the node agent need? (Part: how it shows who it is, its configuration, unit.)"""
 
 from __future__ import annotations
 
-from cloudinit.credentials import identity
+import json
+from collections.abc import Mapping, Sequence
+
+from cloudinit.credentials import identity, kubeconfig_file
 from cloudinit.families import joined
-from cloudinit.part import Context, NodeFile, Part, from_template, unit
+from cloudinit.nodepool import LABEL, Taint
+from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
+
+TOKEN_PATH = "/etc/kubernetes/bootstrap-token"  # noqa: S105 - a path
+_UNIT = "kubelet.service"
+_MASTERS_TAINT = {"effect": "NoSchedule", "key": "node-role.kubernetes.io/control-plane"}
 
 
 def render(context: Context) -> Part:
     """Give the kubelet; it renews its client certificate and asks for a serving one by itself."""
     user = f"system:node:{context.node.name}"
+    labels = {} if context.node.serves_api else context.node.labels
+    settings = {"NODE_IP": joined(context.node.addresses), "NODE_LABELS": _listed(labels)}
+    environment = from_template(
+        "/etc/kubernetes/kubelet.env",
+        {"settings": settings},
+        keys=("nodes.address", "nodes.labels"),
+    )
+    tainted = context.node.serves_api and context.cluster.taints_masters
+    return Part(
+        files=(
+            *identity(context, "kubelet", user, organization="system:nodes"),
+            _configuration(context, [_MASTERS_TAINT] if tainted else []),
+            environment,
+            _resolver(context),
+            unit(_UNIT),
+        ),
+        units=(_UNIT,),
+    )
+
+
+def render_in_pool(context: Context) -> Part:
+    """Give a kubelet that asks for its first certificate, too, by the pool's token."""
+    pool = context.pool
+    token = context.state.token(pool.name, hours=pool.token_ttl_hours)
+    secret = NodeFile(
+        TOKEN_PATH,
+        token.whole.reveal() + b"\n",
+        f"state: token {pool.name}",
+        ("pools.token_ttl_hours",),
+        mode=0o600,
+    )
+    environment = from_template(
+        "/etc/kubernetes/kubelet.env",
+        {"settings": {"NODE_LABELS": _listed({LABEL: pool.name, **pool.labels})}},
+        keys=("pools.name", "pools.labels"),
+    )
+    return Part(
+        files=(
+            secret,
+            kubeconfig_file(
+                context, "bootstrap-kubelet", {"tokenFile": TOKEN_PATH}, server=context.api_url
+            ),
+            _configuration(context, [_written(taint) for taint in pool.taints]),
+            environment,
+            _resolver(context),
+            unit(_UNIT),
+            from_static(f"/etc/systemd/system/{_UNIT}.d/10-pool.conf"),
+        ),
+        units=(_UNIT,),
+    )
+
+
+def _listed(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+def _written(taint: Taint) -> dict[str, str]:
+    value = {"value": json.dumps(taint.value)} if taint.value else {}
+    return {"effect": taint.effect, "key": json.dumps(taint.key), **value}
+
+
+def _resolver(context: Context) -> NodeFile:
     # A file of its own, not the host's: what pods get must not depend on who manages that.
-    resolver = from_template(
+    return from_template(
         "/etc/kubernetes/resolv.conf",
         {"nameservers": context.cluster.network.nameservers},
         keys=("network.nameservers",),
         mode=0o644,
     )
-    labels = {} if context.node.serves_api else context.node.labels
-    environment = from_template(
-        "/etc/kubernetes/kubelet.env",
-        {
-            "labels": ",".join(f"{key}={value}" for key, value in labels.items()),
-            "node_ip": joined(context.node.addresses),
-        },
-        keys=("nodes.address", "nodes.labels"),
-    )
-    return Part(
-        files=(
-            *identity(context, "kubelet", user, organization="system:nodes"),
-            _configuration(context),
-            environment,
-            resolver,
-            unit("kubelet.service"),
-        ),
-        units=("kubelet.service",),
-    )
 
 
-def _configuration(context: Context) -> NodeFile:
+def _configuration(context: Context, taints: Sequence[Mapping[str, str]]) -> NodeFile:
     network, settings = context.cluster.network, context.cluster.kubelet
     view = {
         "disk": settings.reserved_disk_mib,
@@ -49,7 +100,7 @@ def _configuration(context: Context) -> NodeFile:
         "max_pods": settings.max_pods,
         "memory": settings.reserved_memory_mib,
         "pod_pids_limit": settings.pod_pids_limit,
-        "tainted": context.node.serves_api and context.cluster.taints_masters,
+        "taints": taints,
     }
     keys = (
         "network.dns_ip",

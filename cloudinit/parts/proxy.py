@@ -3,23 +3,39 @@
 
 from __future__ import annotations
 
-from cloudinit.credentials import identity
+from cloudinit.credentials import as_kubelet, identity
 from cloudinit.families import joined
-from cloudinit.part import Context, Part, from_template, unit
+from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
 
 
 def render(context: Context) -> Part:
     """Give kube-proxy."""
-    configuration = from_template(
-        "/etc/kubernetes/kube-proxy.yaml",
-        {"pod_cidr": joined(context.cluster.network.pod_cidrs)},
-        keys=("network.pod_cidr",),
-    )
     return Part(
         files=(
             *identity(context, "kube-proxy", "system:kube-proxy"),
-            configuration,
+            _configuration(context),
             unit("kube-proxy.service"),
         ),
         units=("kube-proxy.service",),
+    )
+
+
+def render_in_pool(context: Context) -> Part:
+    """Give kube-proxy to a machine whose only certificate is the kubelet's."""
+    return Part(
+        files=(
+            as_kubelet(context, "kube-proxy"),
+            _configuration(context),
+            unit("kube-proxy.service"),
+            from_static("/etc/systemd/system/kube-proxy.service.d/10-pool.conf"),
+        ),
+        units=("kube-proxy.service",),
+    )
+
+
+def _configuration(context: Context) -> NodeFile:
+    return from_template(
+        "/etc/kubernetes/kube-proxy.yaml",
+        {"pod_cidr": joined(context.cluster.network.pod_cidrs)},
+        keys=("network.pod_cidr",),
     )

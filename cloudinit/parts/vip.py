@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from cloudinit.families import of_family
 from cloudinit.model import Cluster, Node
+from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, Part, from_template, unit
 
 UNIT = "keepalived.service"
@@ -15,7 +16,7 @@ def holders(cluster: Cluster) -> tuple[Node, ...]:
     return cluster.doors if cluster.api.vips else ()
 
 
-def is_holder(cluster: Cluster, node: Node) -> bool:
+def is_holder(cluster: Cluster, node: Node | NodePool) -> bool:
     """Tell whether a machine may have the virtual address."""
     return node in holders(cluster)
 

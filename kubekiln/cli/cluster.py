@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kubekiln.cli import pools
 from kubekiln.cli.table import print_table
 
 if TYPE_CHECKING:
     from cloudinit.explain import Explanation
-    from cloudinit.render import RenderedCluster, RenderedNode
+    from cloudinit.rendered import (
+        RenderedCluster,
+        RenderedNode,
+        RenderedPayload,
+        RenderedPool,
+    )
 
 _MOST_SHOWN = 20
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(pools.seed)
+app.command()(pools.tokens)
 
 ClusterName = Annotated[
     str, typer.Argument(metavar="[CLUSTER]", help="A name under configs/clusters, or a path.")
@@ -54,10 +62,10 @@ def validate(cluster: ClusterName = "solo") -> None:
     from kubekiln.paths import Project
 
     checked = load(Project.find(), cluster).cluster
-    if len(checked.nodes) <= _MOST_SHOWN:
-        roles = ", ".join(f"{node.name} ({node.role})" for node in checked.nodes)
+    if len(checked.payloads) <= _MOST_SHOWN:
+        roles = ", ".join(f"{owner.name} ({owner.role})" for owner in checked.payloads)
     else:
-        counts = Counter(node.role for node in checked.nodes)
+        counts = Counter(owner.role for owner in checked.payloads)
         roles = ", ".join(f"{count:,} of role {role}" for role, count in counts.items())
     typer.echo(f"{checked.name}: Kubernetes {checked.kubernetes}, {roles}: fine")
 
@@ -87,6 +95,8 @@ def render(
             _print_node(node)
     else:
         _print_roles(rendered.nodes)
+    for pool in rendered.pools:
+        _print_pool(pool)
     _print_state(rendered)
 
 
@@ -114,8 +124,19 @@ def explain(
 def _print_node(node: RenderedNode) -> None:
     typer.echo(f"{node.name} ({node.role}) {node.address} {node.mac}")
     typer.echo(f"  {node.directory}/{{user-data,meta-data,network-config,seed.iso}}")
-    typer.echo(f"  user-data {node.size:,} B, gzip {node.size_gzip:,} B; of the limit of:")
-    for fit in node.fits:
+    _print_sizes(node)
+
+
+def _print_pool(pool: RenderedPool) -> None:
+    expires = pool.token_expires.strftime("%Y-%m-%d %H:%M UTC")
+    typer.echo(f"{pool.name} (pool) {pool.names} in {pool.addresses}, may join until {expires}")
+    typer.echo(f"  {pool.directory}/user-data")
+    _print_sizes(pool)
+
+
+def _print_sizes(payload: RenderedPayload) -> None:
+    typer.echo(f"  user-data {payload.size:,} B, gzip {payload.size_gzip:,} B; of the limit of:")
+    for fit in payload.fits:
         if fit.limit.size is None:
             continue
         share = f"{100 * fit.size / fit.limit.size:.0f} %"

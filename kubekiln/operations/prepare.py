@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudinit.model import Cluster
-from cloudinit.render import RenderedCluster, render_cluster
+from cloudinit.render import render_cluster
+from cloudinit.rendered import RenderedCluster
 from cloudinit.rules import load_cluster
 from kubekiln.config import Source
 from kubekiln.errors import ConfigError

@@ -14,7 +14,7 @@ from pathlib import Path
 from cloudinit.families import name_families, of_family
 from cloudinit.links import further_macs
 from cloudinit.model import Cluster
-from cloudinit.render import RenderedCluster
+from cloudinit.rendered import RenderedCluster
 from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.files import make_dir, write_atomic
 from kubekiln.operations.kubectl import pinned_kubectl

@@ -27,7 +27,7 @@ from tests.support.clusters import NOW, make_project
 
 HERE = Path(__file__).parent
 # Each example that the project comes with; of several nodes of one role the first.
-CLUSTERS = ("dual-stack", "ha-external", "ha-stacked", "single-master", "solo")
+CLUSTERS = ("dual-stack", "ha-external", "ha-stacked", "pool", "single-master", "solo")
 # Name → the example, and what is changed in it.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "large": ("ha-stacked", {"planned_nodes": 5000, "network": {"pod_cidr": "10.128.0.0/11"}}),
@@ -103,17 +103,20 @@ def render_tree(root: Path, name: str, changes: dict[str, Any] | None = None) ->
     state = State.open(root / "state", cluster=cluster.name, config=cluster.pki, now=NOW)
     tree, shown = {}, set()
     for payload in render_payloads(cluster, state=state, project=project):
-        if payload.context.node.role in shown:
+        if payload.context.owner.role in shown:
             continue
-        shown.add(payload.context.node.role)
-        name = payload.context.node.name
+        shown.add(payload.context.owner.role)
+        name = payload.context.owner.name
         tree[f"{name}/FILES"] = listing(payload.files)
-        tree[f"{name}/network-config"] = payload.seed["network-config"].decode()
-        tree[f"{name}/meta-data"] = re.sub(
-            r"-[0-9a-f]{12}$", "-<hash>", payload.seed["meta-data"].decode(), flags=re.MULTILINE
-        )
+        for part in payload.seed.keys() - {"user-data"}:
+            text = payload.seed[part].decode()
+            tree[f"{name}/{part}"] = re.sub(r"-[0-9a-f]{12}$", "-<hash>", text, flags=re.MULTILINE)
         for file in payload.files:
-            tree[f"{name}/root{file.path}"] = normalise(file)
+            text = normalise(file)
+            for token in state.tokens.values():
+                text = text.replace(token.secret.reveal_text(), "<token-secret>")
+                text = text.replace(token.token_id, "<token-id>")
+            tree[f"{name}/root{file.path}"] = text
     return tree
 
 

@@ -80,7 +80,7 @@ def render_example(root: Path, name: str) -> dict[str, dict[str, NodeFile]]:
     cluster = load_cluster(name, project)
     state = State.open(root / "state" / name, cluster=name, config=cluster.pki, now=NOW)
     return {
-        payload.context.node.name: {file.path: file for file in payload.files}
+        payload.context.owner.name: {file.path: file for file in payload.files}
         for payload in render_payloads(cluster, state=state, project=project)
     }
 

@@ -33,13 +33,21 @@ def read(unit: Path) -> configparser.RawConfigParser:
 
 
 def flags(unit: Path) -> list[str]:
-    command = unit.read_text().partition("\nExecStart=")[2]
+    return flags_of(unit.read_text())
+
+
+def flags_of(text: str) -> list[str]:
+    command = text.partition("\nExecStart=")[2]
     lines = []
     for line in command.splitlines():
         lines.append(line.strip().removesuffix("\\").strip())
         if not line.endswith("\\"):
             break
     return lines[1:]
+
+
+# What a pool's machines have beside a unit.
+DROPINS = sorted((ROOT / "cloudinit/templates/etc/systemd/system").glob("*.service.d/10-pool.conf"))
 
 
 def plant_root(root: Path, units: list[Path], *, copies: bool = False) -> None:
@@ -77,6 +85,30 @@ def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path) -> None:
 
     assert len(UNITS) >= 9
     assert verify(tmp_path, [*IDS, *COPIES]) == ""
+
+
+@pytest.mark.processes("systemd-analyze")
+def test_systemd_has_nothing_to_say_of_the_units_of_a_pool(tmp_path: Path) -> None:
+    plant_root(tmp_path, UNITS)
+    for dropin in DROPINS:
+        place = tmp_path / "etc/systemd/system" / dropin.parent.name
+        place.mkdir()
+        (place / dropin.name).write_bytes(dropin.read_bytes())
+
+    assert len(DROPINS) == 3
+    assert verify(tmp_path, IDS) == ""
+
+
+def test_the_kubelet_of_a_pool_is_started_as_any_but_for_its_first_certificate() -> None:
+    unit = next(u for u in UNITS if u.name == "kubelet.service")
+    dropin = next(d for d in DROPINS if d.parent.name == "kubelet.service.d")
+    text = dropin.read_text().replace("\nExecStart=\n", "\n")
+    dropin_flags = flags_of(text)
+
+    assert set(dropin_flags) - set(flags(unit)) == {
+        "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf"
+    }
+    assert set(flags(unit)) <= set(dropin_flags)
 
 
 @pytest.mark.processes("systemd-analyze")

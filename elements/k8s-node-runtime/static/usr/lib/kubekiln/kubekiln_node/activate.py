@@ -11,10 +11,11 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from kubekiln_node.clock import Clock, check_clock
+from kubekiln_node.clock import Clock, check_clock, stamp
 from kubekiln_node.console import machine_seconds, quote, say
 from kubekiln_node.lease import Complaint, await_lease
 from kubekiln_node.manifest import Manifest, ManifestError, read_manifest
+from kubekiln_node.pool import has_certificate
 from kubekiln_node.status import STATUS_PATH, write_atomic, write_status
 from kubekiln_node.verify import find_problems, owner_name
 
@@ -59,7 +60,10 @@ def activate(
     manifest, problems = _judge(host_name=host_name, owner_of=owner_of, root=root)
     if manifest and not problems:
         tell(f"KUBEKILN phase=userdata t={started:.1f} node={manifest.node}")
-        check_clock(manifest, clock=clock or Clock(), tell=tell)
+        clock = clock or Clock()
+        check_clock(manifest, clock=clock, tell=tell)
+        problems = _token_problems(manifest, now=clock.now(), root=root)
+    if manifest and not problems:
         _await_lease(manifest, run=run, root=root, now=now, tell=tell, wait=wait)
         problems = _open(manifest, started=started, run=run, root=root, now=now)
     if manifest and not problems:
@@ -135,7 +139,7 @@ def _judge(
     *, host_name: str, owner_of: Callable[[int, int], str], root: str
 ) -> tuple[Manifest | None, list[str]]:
     try:
-        manifest = read_manifest(root + MANIFEST_PATH)
+        manifest = read_manifest(root + MANIFEST_PATH, host_name=host_name)
     except FileNotFoundError:
         quoted = _complaints(root) or ["cloud-init reports no error, see /var/log/cloud-init.log"]
         return None, [f"no {MANIFEST_PATH}: cloud-init got no usable user-data", *quoted]
@@ -145,6 +149,20 @@ def _judge(
         return None, [f"{MANIFEST_PATH} can't be read: {error.strerror}"]
     problems = find_problems(manifest, host_name=host_name, root=root, owner_of=owner_of)
     return manifest, [*problems, *(_complaints(root) if problems else [])]
+
+
+def _token_problems(manifest: Manifest, *, now: int, root: str) -> list[str]:
+    """Say why a machine of a pool can no longer join: its token ended before it had joined."""
+    pool = manifest.pool
+    if pool is None or now <= pool.token_expires:
+        return []
+    if has_certificate(root + str(manifest.report["cert"])):
+        return []
+    return [
+        f"bootstrap token {pool.token_id} of pool {pool.name} expired on "
+        f"{stamp(pool.token_expires)}, it is {stamp(now)}: render the cluster again, run `kubekiln "
+        f"cluster tokens {manifest.cluster} --apply`, and give machines the new user-data"
+    ]
 
 
 def _complaints(root: str) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the API server answer to one GET with a client certificate?
+"""What does the API server answer to one GET with a client certificate or a token?
 
 Hand-written HTTP/1.0: http.client and what it imports cost half a second on an emulated CPU.
 """
@@ -42,10 +42,12 @@ def client_context(*, ca: str, cert: str, key: str) -> ssl.SSLContext:
     return context
 
 
-def get(server: str, path: str, context: ssl.SSLContext) -> Answer:
+def get(server: str, path: str, context: ssl.SSLContext, *, token: str = "") -> Answer:
     """GET `path` from `https://host:port`; no connection, no answer, no exception."""
     host, port = split_server(server)
-    request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n\r\n"
+    bearer = f"Authorization: Bearer {token}\r\n" if token else ""
+    head = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n"
+    request = f"{head}{bearer}\r\n"
     try:
         with (
             socket.create_connection((host, port), TIMEOUT_S) as plain,

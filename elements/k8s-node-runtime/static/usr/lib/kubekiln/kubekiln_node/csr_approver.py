@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who lets kubelets have their serving certificates? Approves those of the configured nodes.
+"""Who lets kubelets have their certificates? Approves those of the configured nodes and pools.
 
-Kubernetes signs them but leaves the approval to the operator of the cluster (kubelet-serving).
+Kubernetes signs them but leaves the approval to the operator of the cluster: serving certificates
+always, first client certificates because the right to them without a look is given to nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kubekiln_node.console import fail
 from kubekiln_node.csr_client import ApiError, CsrClient, read_kubeconfig
-from kubekiln_node.csr_rules import Addresses, Verdict, judge, read_addresses
+from kubekiln_node.csr_pools import KnownPool, claim_of, facts_about, judge_claim, read_pools
+from kubekiln_node.csr_request import Verdict, is_decided
+from kubekiln_node.csr_rules import Addresses, judge, read_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 CONFIG_PATH = "/etc/kubekiln/csr-approver.json"
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
+# A kubelet may ask for its serving certificate a moment before its Node is there.
+LONGEST_WAIT_S = 4.0
+POOL_LABEL = "kubekiln/pool"
 
 
 class Client(Protocol):
@@ -34,6 +40,12 @@ class Client(Protocol):
     def watch(self, version: str) -> Iterator[dict[str, object]]:
         """Yield requests from that version on."""
 
+    def get_node(self, name: str) -> dict[str, object] | None:
+        """Get a Node, if there is one of this name."""
+
+    def list_nodes(self, selector: str) -> list[dict[str, object]]:
+        """List the Nodes with a label."""
+
     def decide(self, csr: dict[str, object], condition: dict[str, object]) -> None:
         """Record a decision."""
 
@@ -43,6 +55,7 @@ class Config(NamedTuple):
 
     kubeconfig: str
     nodes: Addresses
+    pools: tuple[KnownPool, ...] = ()
 
 
 def main() -> int:
@@ -51,10 +64,11 @@ def main() -> int:
     parser.add_argument("--config", default=CONFIG_PATH, help="default: %(default)s")
     try:
         config = read_config(parser.parse_args().config)
-        client = CsrClient(read_kubeconfig(config.kubeconfig))
+        kubeconfig = read_kubeconfig(config.kubeconfig)
     except (OSError, ValueError) as error:
         return fail(f"csr-approver: {error}")
-    serve(client, config.nodes)
+    client = CsrClient(kubeconfig, serving_only=not config.pools)
+    serve(client, config.nodes, config.pools)
     return 0
 
 
@@ -62,62 +76,95 @@ def read_config(path: str) -> Config:
     """Read the configuration; raises OSError or ValueError."""
     with open(path, encoding="utf-8") as stream:
         raw = json.load(stream)
-    if not isinstance(raw, dict) or set(raw) != {"kubeconfig", "nodes"}:
-        raise ValueError(f"{path} must have exactly kubeconfig and nodes")
-    return Config(str(raw["kubeconfig"]), read_addresses(raw["nodes"]))
+    if not isinstance(raw, dict) or set(raw) - {"pools"} != {"kubeconfig", "nodes"}:
+        raise ValueError(f"{path} must have exactly kubeconfig and nodes, and may have pools")
+    pools = read_pools(raw.get("pools", []))
+    return Config(str(raw["kubeconfig"]), read_addresses(raw["nodes"]), pools)
 
 
 def serve(
     client: Client,
     nodes: Addresses,
+    pools: tuple[KnownPool, ...] = (),
     *,
     sleep: Callable[[float], None] = time.sleep,
     log: Callable[[str], None] = lambda line: print(line, flush=True),
     rounds: int | None = None,
 ) -> None:
     """List, watch, start over; a server that is away is asked again ever more rarely."""
-    pause_s = FIRST_PAUSE_S
-    left_alone: set[str] = set()
+    pause_s = wait_s = FIRST_PAUSE_S
+    approver = Approver(client, nodes, pools, log)
     while rounds is None or rounds > 0:
         rounds = None if rounds is None else rounds - 1
         try:
             items, version = client.list_all()
             pause_s = FIRST_PAUSE_S
-            for csr in items:
-                handle(csr, client, nodes, log=log, left_alone=left_alone)
+            if any([approver.handle(csr) == "wait" for csr in items]):
+                # Nobody tells us when its Node is there: look again.
+                sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                continue
+            wait_s = FIRST_PAUSE_S
             for csr in client.watch(version):
-                handle(csr, client, nodes, log=log, left_alone=left_alone)
+                if approver.handle(csr) == "wait":
+                    break
         except (OSError, http.client.HTTPException, ApiError, ValueError) as error:
             log(f"csr-approver: {error}; again in {pause_s:g} s")
             sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
-def handle(
-    csr: dict[str, object],
-    client: Client,
-    nodes: Addresses,
-    *,
-    log: Callable[[str], None],
-    left_alone: set[str],
-) -> None:
-    """Judge one request and do accordingly."""
-    metadata = csr.get("metadata")
-    name = str(metadata.get("name")) if isinstance(metadata, dict) else "?"
-    verdict = judge(csr, nodes)
-    if verdict.action == "leave":
-        if verdict.reason != "already decided" and name not in left_alone:
-            log(f"csr-approver: {name} left alone: {verdict.reason}")
-            left_alone.add(name)
-        return
-    try:
-        client.decide(csr, condition_of(verdict))
-    except ApiError as error:
-        # Decided or deleted meanwhile: the watch brings what is left of it.
-        if error.status not in (404, 409):
-            raise
-        return
-    log(f"csr-approver: {name} {verdict.action}: {verdict.reason}")
+class Approver:
+    """Decides requests one by one, and says so."""
+
+    def __init__(
+        self,
+        client: Client,
+        nodes: Addresses,
+        pools: tuple[KnownPool, ...],
+        log: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._nodes = nodes
+        self._pools = pools
+        self._log = log
+        self._left_alone: set[str] = set()
+
+    def handle(self, csr: dict[str, object]) -> str:
+        """Judge one request and do accordingly; what was done."""
+        metadata = csr.get("metadata")
+        name = str(metadata.get("name")) if isinstance(metadata, dict) else "?"
+        verdict = self._judge(csr)
+        if verdict.action in ("leave", "wait"):
+            if verdict.reason != "already decided" and name not in self._left_alone:
+                self._log(f"csr-approver: {name} left alone: {verdict.reason}")
+                self._left_alone.add(name)
+            return verdict.action
+        try:
+            self._client.decide(csr, condition_of(verdict))
+        except ApiError as error:
+            # Decided or deleted meanwhile: the watch brings what is left of it.
+            if error.status not in (404, 409):
+                raise
+            return "leave"
+        self._log(f"csr-approver: {name} {verdict.action}: {verdict.reason}")
+        return verdict.action
+
+    def _judge(self, csr: dict[str, object]) -> Verdict:
+        claim = claim_of(csr, self._pools, self._nodes)
+        if claim is None:
+            return judge(csr, self._nodes)
+        if is_decided(csr):
+            return Verdict("leave", "already decided")
+        facts = facts_about(
+            csr,
+            claim,
+            own=self._client.get_node(claim.node) if claim.is_possible else None,
+            members=self._client.list_nodes(f"{POOL_LABEL}={claim.pool.name}"),
+            requests=self._client.list_all()[0],
+            now=datetime.datetime.now(tz=datetime.UTC),
+        )
+        return judge_claim(csr, claim, facts, self._nodes)
 
 
 def condition_of(verdict: Verdict) -> dict[str, object]:
@@ -126,7 +173,7 @@ def condition_of(verdict: Verdict) -> dict[str, object]:
     return {
         "type": "Approved" if verdict.action == "approve" else "Denied",
         "status": "True",
-        "reason": "KubekilnKubeletServing",
+        "reason": "KubekilnApprover",
         "message": verdict.reason,
         "lastUpdateTime": now,
     }

@@ -12,11 +12,14 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import yaml
 
+from kubekiln_node.csr_request import SERVING_SIGNER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NODES = "/api/v1/nodes"
 BASE = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
-SELECTOR = {"fieldSelector": "spec.signerName=kubernetes.io/kubelet-serving"}
+SERVING_ONLY = {"fieldSelector": f"spec.signerName={SERVING_SIGNER}"}
 TIMEOUT_S = 15.0
 WATCH_S = 300
 
@@ -72,20 +75,23 @@ def _named(items: list[dict[str, Any]], name: str) -> dict[str, Any]:
 class CsrClient:
     """A client for one resource; each call has its own connection, so a restart costs nothing."""
 
-    def __init__(self, config: Kubeconfig) -> None:
+    def __init__(self, config: Kubeconfig, *, serving_only: bool = True) -> None:
         self._config = config
+        # A selector names one signer; with pools there are two that matter.
+        self._selector = SERVING_ONLY if serving_only else {}
         self._address = urlsplit(config.server)
 
     def list_all(self) -> tuple[list[Object], str]:
         """List the requests and the resource version to watch from."""
-        found = self._ask("GET", f"{BASE}?{urlencode(SELECTOR)}")
+        found = self._ask("GET", f"{BASE}?{urlencode(self._selector)}")
         metadata, items = found.get("metadata"), found.get("items")
         version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
         return (items if isinstance(items, list) else []), str(version or "0")
 
     def watch(self, version: str) -> Iterator[Object]:
         """Yield requests as they come or change, until the server ends the watch."""
-        query = {**SELECTOR, "watch": "1", "resourceVersion": version, "timeoutSeconds": WATCH_S}
+        wanted = {"watch": "1", "resourceVersion": version, "timeoutSeconds": WATCH_S}
+        query = self._selector | wanted
         connection = self._connect(WATCH_S + TIMEOUT_S)
         try:
             connection.request("GET", f"{BASE}?{urlencode(query)}")
@@ -100,6 +106,20 @@ class CsrClient:
                     yield event["object"]
         finally:
             connection.close()
+
+    def get_node(self, name: str) -> Object | None:
+        """Get a Node; None if there is none of this name."""
+        try:
+            return self._ask("GET", f"{NODES}/{quote(name, safe='')}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list_nodes(self, selector: str) -> list[Object]:
+        """List the Nodes with a label."""
+        found = self._ask("GET", f"{NODES}?{urlencode({'labelSelector': selector})}").get("items")
+        return found if isinstance(found, list) else []
 
     def decide(self, csr: Object, condition: Object) -> None:
         """Record a decision; raises ApiError (409 if somebody was quicker)."""

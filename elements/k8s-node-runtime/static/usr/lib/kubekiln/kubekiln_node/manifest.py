@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import NamedTuple
 
+from kubekiln_node.pool import Pool, read_pool
+
 SCHEMA = 1
-NAMES = ("cluster", "node", "role", "kubernetes")
+NAMES = ("cluster", "role", "kubernetes")
 OPTIONAL_TIMES = ("valid_from", "valid_until")
-KEYS = {"schema", *NAMES, "units", "files", *OPTIONAL_TIMES, "lease", "phone_home", "report"}
+KEYS = {
+    "schema", *NAMES, "node", "pool", "units", "files", *OPTIONAL_TIMES, "lease", "phone_home",
+    "report",
+}  # fmt: skip
 FILE_KEYS = {"path", "mode", "owner", "sha256"}
 UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@-]+\.(service|socket|path|timer|target|mount)")
 REPORT_DEFAULTS: dict[str, str | int] = {
@@ -56,10 +62,15 @@ class Manifest(NamedTuple):
     valid_until: int = 0
     lease: tuple[str, ...] = ()
     """The addresses that DHCP has to give it; none if they are written on the node."""
+    pool: Pool | None = None
+    """The pool of whose machines it is; `node` is then this machine's own name."""
 
 
-def read_manifest(path: str) -> Manifest:
-    """Read and check the manifest; raises FileNotFoundError or ManifestError with all problems."""
+def read_manifest(path: str, *, host_name: str = "") -> Manifest:
+    """Read and check the manifest; raises FileNotFoundError or ManifestError with all problems.
+
+    A pool's names no machine: each takes the name that it has.
+    """
     with open(path, "rb") as stream:
         data = stream.read()
     try:
@@ -76,10 +87,10 @@ def read_manifest(path: str) -> Manifest:
     problems = [f"{path}: {problem}" for problem in _problems(raw)]
     if problems:
         raise ManifestError(*problems)
-    return _manifest(raw)
+    return _manifest(raw, host_name or os.uname().nodename)
 
 
-def _manifest(raw: dict[str, object]) -> Manifest:
+def _manifest(raw: dict[str, object], host_name: str) -> Manifest:
     files, units, report = raw["files"], raw["units"], raw.get("report") or {}
     assert isinstance(files, list)
     assert isinstance(units, list)
@@ -87,7 +98,7 @@ def _manifest(raw: dict[str, object]) -> Manifest:
     phone_home = raw.get("phone_home")
     return Manifest(
         cluster=str(raw["cluster"]),
-        node=str(raw["node"]),
+        node=str(raw.get("node") or host_name.lower()),
         role=str(raw["role"]),
         kubernetes=str(raw["kubernetes"]),
         units=tuple(units),
@@ -100,6 +111,7 @@ def _manifest(raw: dict[str, object]) -> Manifest:
         valid_from=_time(raw, "valid_from"),
         valid_until=_time(raw, "valid_until"),
         lease=tuple(lease) if isinstance(lease := raw.get("lease"), list) else (),
+        pool=read_pool(raw["pool"]) if "pool" in raw else None,
     )
 
 
@@ -110,7 +122,7 @@ def _time(raw: dict[str, object], key: str) -> int:
 
 def _problems(raw: dict[str, object]) -> list[str]:
     problems = [f"unknown key {key!r}" for key in sorted(set(raw) - KEYS)]
-    for key in NAMES:
+    for key in (*NAMES, "node") if "pool" not in raw else NAMES:
         value = raw.get(key)
         if not isinstance(value, str) or not value:
             problems.append(f"{key} is {value!r}, not a name")
@@ -122,10 +134,23 @@ def _problems(raw: dict[str, object]) -> list[str]:
         problems.append(f"lease is {lease!r}, not a list of addresses")
     return [
         *problems,
+        *_pool_problems(raw),
         *_unit_problems(raw.get("units")),
         *_file_problems(raw.get("files")),
         *_report_problems(raw),
     ]
+
+
+def _pool_problems(raw: dict[str, object]) -> list[str]:
+    if "pool" not in raw:
+        return []
+    if "node" in raw:
+        return ["it is for a node and for a pool"]
+    try:
+        read_pool(raw["pool"])
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _unit_problems(units: object) -> list[str]:

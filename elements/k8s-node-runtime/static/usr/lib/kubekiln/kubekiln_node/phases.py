@@ -9,6 +9,7 @@ import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
 from kubekiln_node.api import Answer, client_context, get
+from kubekiln_node.pool import has_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +108,8 @@ def phases_of(manifest: Manifest) -> list[Phase]:
         phases.append(Phase("containerd", lambda: accepts_unix(CONTAINERD_SOCKET)))
     if "etcd.service" in units:
         phases.append(Phase("etcd", lambda: accepts_tcp(str(manifest.report["etcd"]))))
+    if manifest.pool:
+        phases.append(Phase("joined", lambda: has_certificate(str(manifest.report["cert"]))))
     if manifest.report["server"]:
         phases.append(Phase("api", api.is_serving))
     if "kubelet.service" in units:

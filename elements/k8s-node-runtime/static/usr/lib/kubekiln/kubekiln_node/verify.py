@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from kubekiln_node.manifest import Manifest, WrittenFile
+from kubekiln_node.pool import has_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,14 @@ def owner_name(uid: int, gid: int) -> str:
 
 def _identity_problems(manifest: Manifest, host_name: str) -> list[str]:
     # The kubelet registers under the host name, and its certificate carries the node's.
+    pool = manifest.pool
+    if pool is not None:
+        if has_name(pool.prefix, host_name.lower()):
+            return []
+        return [
+            f"this machine is called {host_name}, and those of pool {pool.name} are called "
+            f"{pool.prefix}…: its name comes from the platform's meta-data (local-hostname)"
+        ]
     if host_name.lower().partition(".")[0] == manifest.node.lower().partition(".")[0]:
         return []
     return [f"foreign user-data: it is for node {manifest.node}, this machine is {host_name}"]

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a machine of a pool still lack to become a node of its own?
+
+Its address, which DHCP or the platform gives; and for the first certificate a token that the
+cluster takes. Waits for both, as long as it takes, and says on the console what it waits for.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from kubekiln_node.api import client_context, get
+from kubekiln_node.clock import stamp
+from kubekiln_node.console import fail, machine_seconds, quote, say
+from kubekiln_node.pool import has_address, has_certificate
+from kubekiln_node.status import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kubekiln_node.pool import Pool
+
+MANIFEST_PATH = "/etc/kubekiln/node.json"
+TOKEN_PATH = "/etc/kubernetes/bootstrap-token"  # noqa: S105 - a path
+# What units read that differs by machine.
+ENVIRONMENT_PATH = "/run/kubekiln/node.env"
+# What a holder of the token may see: 401 says that the token isn't known, 403 that it may not yet.
+REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests?limit=1"
+PAUSE_S = 2.0
+# DHCP takes seconds; who waits longer is worth a line, and another one each time that has passed.
+FIRST_WORD_S = 20.0
+NEXT_WORD_S = 600.0
+
+
+def main() -> int:
+    """Wait for all that this machine needs before its kubelet starts."""
+    from kubekiln_node.manifest import ManifestError, read_manifest
+
+    try:
+        manifest = read_manifest(MANIFEST_PATH)
+        with open(TOKEN_PATH, encoding="ascii") as stream:
+            token = stream.read().strip()
+        context = client_context(ca=str(manifest.report["ca"]), cert="", key="")
+    except (OSError, ManifestError) as error:
+        return fail(f"join: {error}")
+    pool = manifest.pool
+    if pool is None:
+        return fail(f"join: {MANIFEST_PATH} is not that of a pool")
+    waiting = Waiting(manifest.node)
+    wait_for_address(pool, manifest.node, waiting)
+    if not has_certificate(str(manifest.report["cert"])):
+        server = str(manifest.report["server"])
+        waiting.until(
+            lambda: token_trouble(
+                get(server, REQUESTS, context, token=token).status, pool, manifest.cluster
+            )
+        )
+    return 0
+
+
+def wait_for_address(
+    pool: Pool,
+    node: str,
+    waiting: Waiting,
+    *,
+    path: str = ENVIRONMENT_PATH,
+    find: Callable[[str], str] | None = None,
+) -> None:
+    """Wait until this machine has an address of the pool's, and write it down for units."""
+    find_address = find or own_address
+    waiting.until(lambda: address_trouble(find_address(pool.addresses), pool))
+    text = f"NODE_IP={find_address(pool.addresses)}\nNODE_NAME={node}\n"
+    write_atomic(path, text, mode=0o644)
+
+
+class Waiting:
+    """Asks again until there is no more trouble, and says what it is, not too often."""
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        tell: Callable[[str], None] = say,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._node = node
+        self._tell = tell
+        self._sleep = sleep
+        self._clock = clock
+
+    def until(self, trouble: Callable[[], str]) -> None:
+        """Return when `trouble` has nothing to say."""
+        said, say_at = "", self._clock() + FIRST_WORD_S
+        while found := trouble():
+            urgent = found.startswith("token=refused") and not said
+            if urgent or self._clock() >= say_at:
+                self._tell(f"KUBEKILN {found} t={machine_seconds():.1f} node={self._node}")
+                said, say_at = found, self._clock() + NEXT_WORD_S
+            self._sleep(PAUSE_S)
+
+
+def own_address(network: str) -> str:
+    """Find the address from which this machine talks to a network; nothing if it can't yet.
+
+    No packet is sent: connecting a UDP socket only asks the kernel for the way.
+    """
+    import ipaddress
+
+    to = str(ipaddress.ip_network(network)[1])
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as end:
+        try:
+            end.connect((to, 9))
+        except OSError:
+            return ""
+        return str(end.getsockname()[0])
+
+
+def address_trouble(address: str, pool: Pool) -> str:
+    """Say what is wrong with this machine's address."""
+    if address and has_address(pool.addresses, address):
+        return ""
+    what = f"is {address}, not" if address else "is missing, it shall be"
+    return f"address=refused reason={quote(f'the address {what} in {pool.addresses}')}"
+
+
+def token_trouble(status: int, pool: Pool, cluster: str) -> str:
+    """Say what an API server's answer means for the pool's token."""
+    if status == 200:
+        return ""
+    if status != 401:
+        what = f"the API server answers {status}" if status else "no API server answers"
+        return f"token=unanswered reason={quote(what)}"
+    return "token=refused reason=" + quote(
+        f"the cluster doesn't know token {pool.token_id} of pool {pool.name}, which ends on "
+        f"{stamp(pool.token_expires)}: `kubekiln cluster tokens {cluster} --apply` makes it known; "
+        "a machine with an older user-data is to be replaced"
+    )

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a machine of a pool say what it waits for, and stay off where it can't join?"""
+
+from __future__ import annotations
+
+import json
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.node_runtime import make_certificates, make_node, sample_manifest, send_json
+from tests.support.node_runtime import serving as api_of
+
+from kubekiln_node import joining  # isort: skip
+from kubekiln_node.activate import activate  # isort: skip
+from kubekiln_node.api import client_context, get  # isort: skip
+from kubekiln_node.clock import Clock  # isort: skip
+from kubekiln_node.joining import (  # isort: skip
+    Waiting,
+    address_trouble,
+    own_address,
+    token_trouble,
+    wait_for_address,
+)
+from kubekiln_node.manifest import ManifestError, read_manifest  # isort: skip
+from kubekiln_node.phases import phases_of  # isort: skip
+from kubekiln_node.pool import Pool  # isort: skip
+
+EXPIRES = 1_800_000_000
+RAW: dict[str, Any] = {
+    "name": "batch",
+    "prefix": "batch-",
+    "addresses": "127.0.0.0/8",
+    "token_id": "abcdef",
+    "token_expires": EXPIRES,
+}
+POOL = Pool(**RAW)
+CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+
+
+class AtTime(Clock):
+    """A clock that stands still."""
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def now(self) -> int:
+        return self._seconds
+
+
+class Machine:
+    """A fake root with a pool's user-data on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.node = make_node(root)
+        self.console: list[str] = []
+        self.commands: list[str] = []
+        of_pool = {k: v for k, v in self.node.manifest.items() if k != "node"}
+        of_pool |= {"pool": RAW, "role": "pool"}
+        of_pool["report"] = {"cert": CERTIFICATE, "key": CERTIFICATE}
+        self.node.path("/etc/kubekiln/node.json").write_text(json.dumps(of_pool))
+
+    def activate(self, host_name: str, *, at: int = EXPIRES - 1) -> int:
+        return activate(
+            run=lambda command: self.commands.append(" ".join(command)) or 0,
+            host_name=host_name,
+            owner_of=lambda _uid, _gid: "root:root",
+            root=str(self.node.root),
+            now=lambda: 1.0,
+            tell=self.console.append,
+            clock=AtTime(at),
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["batch-1", "batch-x7", "BATCH-1"])
+def test_a_machine_of_the_pool_is_known_by_its_name(machine: Machine, name: str) -> None:
+    assert machine.activate(name) == 0
+
+    assert machine.console[-1] == f"KUBEKILN phase=activated t=1.0 node={name.lower()}"
+
+
+@pytest.mark.parametrize("name", ["web-1", "batch", "batch-", "batch-1.lab", "localhost"])
+def test_a_machine_of_another_name_stays_off_and_says_why(machine: Machine, name: str) -> None:
+    assert machine.activate(name) == 1
+
+    assert machine.commands == []
+    line = machine.console[0]
+    assert f"this machine is called {name}, and those of pool batch are called batch-…" in line
+
+
+def test_a_token_that_has_expired_keeps_the_gate_closed(machine: Machine) -> None:
+    assert machine.activate("batch-1", at=EXPIRES + 1) == 1
+
+    assert machine.commands == []
+    assert (
+        'KUBEKILN gate=closed reason="bootstrap token abcdef of pool batch expired on '
+        "2027-01-15T08:00:00Z, it is 2027-01-15T08:00:01Z: render the cluster again"
+    ) in machine.console[-1]
+
+
+def test_a_machine_that_has_its_certificate_needs_no_token(machine: Machine) -> None:
+    certificate = machine.node.path(CERTIFICATE)
+    certificate.parent.mkdir(parents=True)
+    certificate.touch()
+
+    assert machine.activate("batch-1", at=EXPIRES + 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pool": RAW}, "for a node and for a pool"),
+        ({"pool": {**RAW, "token_expires": "soon"}, "node": None}, "pool.token_expires is 'soon'"),
+        ({"pool": {**RAW, "more": 1}, "node": None}, "pool must have exactly"),
+        ({"pool": {**RAW, "addresses": "here"}, "node": None}, "here"),
+        ({"node": None}, "node is None, not a name"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    raw = sample_manifest(**changes)
+    if raw["node"] is None and "pool" in raw:
+        del raw["node"]
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps(raw))
+
+    with pytest.raises(ManifestError, match=said):
+        read_manifest(str(path))
+
+
+def test_a_pools_machine_takes_the_name_that_it_has(tmp_path: Path) -> None:
+    raw = sample_manifest(pool=RAW, units=["kubelet.service"])
+    del raw["node"]
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps(raw))
+
+    manifest = read_manifest(str(path), host_name="Batch-9")
+
+    assert manifest.node == "batch-9"
+    assert [phase.name for phase in phases_of(manifest)] == [
+        "containerd", "joined", "api", "registered", "ready"
+    ]  # fmt: skip
+
+
+class Waited:
+    """Waits without waiting: time goes on by as much as is slept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.seconds = 0.0
+        self.waiting = Waiting(
+            "batch-1", tell=self.lines.append, sleep=self._sleep, clock=lambda: self.seconds
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def until(self, *troubles: str) -> None:
+        left = list(troubles)
+        self.waiting.until(lambda: left.pop(0) if left else "")
+
+
+def test_an_address_that_comes_soon_is_not_worth_a_word() -> None:
+    waited = Waited()
+
+    waited.until(*["address=refused"] * 5)
+
+    assert waited.lines == []
+
+
+def test_an_address_that_does_not_come_is_missed_aloud_but_not_often() -> None:
+    waited = Waited()
+
+    waited.until(*["address=refused reason=x"] * 400)
+
+    assert len(waited.lines) == 2
+    assert waited.lines[0].startswith("KUBEKILN address=refused reason=x t=")
+    assert waited.lines[0].endswith(" node=batch-1")
+
+
+def test_a_token_that_is_refused_is_said_at_once() -> None:
+    waited = Waited()
+
+    waited.until("token=refused reason=x")
+
+    assert len(waited.lines) == 1
+
+
+def test_the_machines_address_is_written_down_for_its_units(tmp_path: Path) -> None:
+    found = iter(["", "10.9.9.9", "127.0.0.5", "127.0.0.5"])
+    path = tmp_path / "node.env"
+
+    wait_for_address(
+        POOL, "batch-1", Waited().waiting, path=str(path), find=lambda _network: next(found)
+    )
+
+    assert path.read_text() == "NODE_IP=127.0.0.5\nNODE_NAME=batch-1\n"
+
+
+def test_the_way_to_a_network_tells_the_own_address() -> None:
+    assert own_address("127.0.0.0/8").startswith("127.")
+    assert address_trouble("10.85.0.9", POOL) == (
+        'address=refused reason="the address is 10.85.0.9, not in 127.0.0.0/8"'
+    )
+    assert "missing, it shall be in" in address_trouble("", POOL)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (200, ""),
+        (401, "token=refused reason=\"the cluster doesn't know token abcdef of pool batch"),
+        (403, 'token=unanswered reason="the API server answers 403"'),
+        (0, 'token=unanswered reason="no API server answers"'),
+    ],
+)
+def test_an_answer_says_whether_the_token_is_taken(status: int, said: str) -> None:
+    assert token_trouble(status, POOL, "lab").startswith(said)
+    assert bool(token_trouble(status, POOL, "lab")) == bool(said)
+
+
+def test_the_token_is_shown_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    seen: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        seen.append(f"{handler.path} {handler.headers.get('Authorization')}")
+        send_json(handler, 200, {})
+
+    with api_of(answer, certificates) as url:
+        context = client_context(ca=str(certificates.ca), cert="", key="")
+        status = get(url, joining.REQUESTS, context, token="abcdef.0123").status  # noqa: S106
+        get(url, "/readyz", context)
+
+    assert status == 200
+    assert seen == [f"{joining.REQUESTS} Bearer abcdef.0123", "/readyz None"]
+
+
+def test_a_machine_without_its_token_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(joining, "MANIFEST_PATH", str(tmp_path / "absent.json"))
+
+    assert joining.main() == 1
+    assert "absent.json" in capsys.readouterr().err

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a machine of a pool get certificates for a free name and its own address, no others?"""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.test_node_runtime_csr_rules import KEY, dns, ip, make_request
+
+from kubekiln_node.csr_approver import serve  # isort: skip
+from kubekiln_node.csr_client import ApiError  # isort: skip
+from kubekiln_node.csr_pools import (  # isort: skip
+    Claim,
+    Facts,
+    KnownPool,
+    claim_of,
+    facts_about,
+    judge_claim,
+    read_pools,
+)
+
+NOW = datetime(2026, 11, 26, 6, 0, tzinfo=UTC)
+DECLARED = {"m-1": frozenset({"10.80.0.11"}), "batch": frozenset({"10.80.0.12"})}
+BATCH = KnownPool("batch", "batch-", "10.80.0.128/25", 3)
+WEB = KnownPool("web", "web-", "10.80.0.64/26", 3)
+FREE = Facts(own=None, others={}, rival="")
+TOKEN_GROUPS = ["system:bootstrappers", "system:bootstrappers:kubekiln:batch"]
+
+
+def subject(name: str) -> tuple[tuple[x509.ObjectIdentifier, str], ...]:
+    user = f"system:node:{name}"
+    return ((NameOID.ORGANIZATION_NAME, "system:nodes"), (NameOID.COMMON_NAME, user))
+
+
+def client(name: str = "batch-1", *, called: str = "csr-1", **spec: Any) -> dict[str, Any]:
+    """A machine's request for its first certificate."""
+    request = spec.pop("pem", None) or make_request((), subject=subject(name))
+    return {
+        "metadata": {"name": called, "creationTimestamp": "2026-11-26T05:59:50Z"},
+        "spec": {
+            "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+            "username": "system:bootstrap:abcdef",
+            "groups": TOKEN_GROUPS,
+            "usages": ["digital signature", "client auth"],
+            "request": base64.b64encode(request).decode(),
+            **spec,
+        },
+    }
+
+
+def serving(*names: x509.GeneralName, name: str = "batch-1", **spec: Any) -> dict[str, Any]:
+    """The same machine's request for a serving certificate, once it is a node."""
+    return {
+        "metadata": {"name": "csr-2"},
+        "spec": {
+            "signerName": "kubernetes.io/kubelet-serving",
+            "username": f"system:node:{name}",
+            "groups": ["system:nodes"],
+            "usages": ["digital signature", "server auth"],
+            "request": base64.b64encode(make_request(names, subject=subject(name))).decode(),
+            **spec,
+        },
+    }
+
+
+def judge(csr: dict[str, Any], facts: Facts = FREE) -> tuple[str, str]:
+    claim = claim_of(csr, (WEB, BATCH), DECLARED)
+    assert claim is not None
+    return judge_claim(csr, claim, facts, DECLARED)
+
+
+def other_key(name: str) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    attributes = [x509.NameAttribute(oid, value) for oid, value in subject(name)]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_a_free_name_of_the_pool_is_given() -> None:
+    assert judge(client()) == ("approve", "batch-1 is a free name of pool batch")
+
+
+DENIED: dict[str, tuple[dict[str, Any], Facts, str]] = {
+    "a declared node": (client("m-1"), FREE, "'m-1' is no name of pool batch"),
+    "declared without a dash": (client("batch"), FREE, "'batch' is no name"),
+    "another pool's": (client("web-1"), FREE, "'web-1' is no name of pool batch"),
+    "no name at all": (client(""), FREE, "'' is no name"),
+    "a capital": (client("batch-A"), FREE, "'batch-A' is no name"),
+    "a path": (client("batch-/../m-1"), FREE, "is no name"),
+    "a Node there": (client(), FREE._replace(own=frozenset()), "there is a Node batch-1 already"),
+    "another machine first": (client(), FREE._replace(rival="csr-0"), "csr-0 asked"),
+    "a full pool": (
+        client(),
+        FREE._replace(others={f"batch-{i}": frozenset() for i in (2, 3, 4)}),
+        "has its 3 nodes already",
+    ),
+    "a server's usage": (client(usages=["client auth", "server auth"]), FREE, "server auth"),
+    "no usage": (client(usages=[]), FREE, "usage client auth is missing"),
+    "no token": (client(username="system:node:x"), FREE, "has no bootstrap token"),
+    "alternative names": (
+        client(pem=make_request((dns("kubernetes"),), subject=subject("batch-1"))),
+        FREE,
+        "asks for extensions",
+    ),
+    "more than a node": (
+        client(
+            pem=make_request(
+                (), subject=(*subject("batch-1"), (NameOID.ORGANIZATION_NAME, "system:masters"))
+            )
+        ),
+        FREE,
+        "the subject is",
+    ),
+    "masters": (
+        client(
+            pem=make_request(
+                (),
+                subject=((NameOID.ORGANIZATION_NAME, "system:masters"), subject("batch-1")[1]),
+            )
+        ),
+        FREE,
+        "the subject is",
+    ),
+}
+
+
+@pytest.mark.parametrize(("csr", "facts", "said"), DENIED.values(), ids=DENIED.keys())
+def test_what_a_pools_token_may_not_get_is_denied_and_named(
+    csr: dict[str, Any], facts: Facts, said: str
+) -> None:
+    action, reason = judge(csr, facts)
+
+    assert action == "deny"
+    assert said in reason
+
+
+@given(st.text(max_size=70))
+def test_no_name_outside_the_pool_is_ever_given(name: str) -> None:
+    verdict = judge_claim(client(), Claim(BATCH, name), FREE, DECLARED)
+
+    # The request is for batch-1: whatever else is claimed is not what it says.
+    assert (verdict.action == "approve") == (name == "batch-1")
+
+
+@given(st.text(), st.lists(st.text(), max_size=3))
+def test_garbage_is_denied_and_never_a_traceback(request: str, groups: list[str]) -> None:
+    csr = client(groups=[*groups, TOKEN_GROUPS[1]])
+    csr["spec"]["request"] = request
+
+    assert judge(csr)[0] == "deny"
+
+
+@pytest.mark.parametrize(
+    "csr",
+    [
+        client(groups=["system:bootstrappers"]),
+        client(groups=["system:bootstrappers:kubekiln:unknown"]),
+        client(groups=["system:nodes"], username="system:node:batch-1"),
+        client(signerName="kubernetes.io/kube-apiserver-client"),
+        serving(dns("m-1"), name="m-1"),
+        serving(dns("x-1"), name="x-1"),
+        serving(dns("batch-1"), username="batch-1"),
+        {},
+    ],
+    ids=[
+        "no pool", "unknown pool", "a renewal", "another signer", "declared", "no pool's name",
+        "no node", "nothing",
+    ],
+)  # fmt: skip
+def test_what_is_not_about_a_pool_is_left_to_others(csr: dict[str, Any]) -> None:
+    assert claim_of(csr, (WEB, BATCH), DECLARED) is None
+
+
+NODE = Facts(
+    own=frozenset({"10.80.0.130", "fd00::1"}),
+    others={"batch-2": frozenset({"10.80.0.131"})},
+    rival="",
+)
+
+
+def test_a_node_serves_with_its_name_and_the_address_of_its_node() -> None:
+    assert judge(serving(dns("batch-1"), ip("10.80.0.130")), NODE)[0] == "approve"
+
+
+@pytest.mark.parametrize(
+    ("names", "facts", "said"),
+    [
+        ((dns("batch-2"),), NODE, "DNSName batch-2"),
+        ((ip("10.80.0.131"),), NODE, "10.80.0.131"),
+        ((ip("10.80.0.140"),), NODE, "10.80.0.140"),
+        ((ip("fd00::1"),), NODE, "fd00::1"),
+        (
+            (ip("10.80.0.131"),),
+            NODE._replace(own=frozenset({"10.80.0.131"})),
+            "10.80.0.131",
+        ),
+        ((ip("10.80.0.11"),), NODE._replace(own=frozenset({"10.80.0.11"})), "10.80.0.11"),
+    ],
+    ids=[
+        "another's name", "another's address", "not its Node's", "outside the range",
+        "its Node claims another's", "its Node claims a master's",
+    ],
+)  # fmt: skip
+def test_a_node_may_not_serve_as_another(
+    names: tuple[x509.GeneralName, ...], facts: Facts, said: str
+) -> None:
+    action, reason = judge(serving(*names), facts)
+
+    assert action == "deny"
+    assert said in reason
+
+
+def test_a_serving_certificate_waits_for_the_node_object() -> None:
+    assert judge(serving(dns("batch-1")), FREE)[0] == "wait"
+
+
+def gathered(csr: dict[str, Any], *requests: dict[str, Any]) -> Facts:
+    claim = claim_of(csr, (BATCH,), DECLARED)
+    assert claim is not None
+    return facts_about(csr, claim, own=None, members=[], requests=[csr, *requests], now=NOW)
+
+
+def approved(csr: dict[str, Any], *, ago: timedelta) -> dict[str, Any]:
+    when = (NOW - ago).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return csr | {"status": {"conditions": [{"type": "Approved", "lastUpdateTime": when}]}}
+
+
+def test_of_two_machines_of_one_name_the_first_gets_it_whoever_decides() -> None:
+    one, two = client(called="csr-1"), client(called="csr-2", pem=other_key("batch-1"))
+
+    assert gathered(one, two).rival == ""
+    assert gathered(two, one).rival == "csr-1"
+    assert gathered(two, approved(one, ago=timedelta(seconds=5))).rival == "csr-1"
+
+
+def test_a_name_is_free_again_once_its_machine_had_time_to_register() -> None:
+    one, two = client(called="csr-1"), client(called="csr-2", pem=other_key("batch-1"))
+
+    assert gathered(two, approved(one, ago=timedelta(hours=1))).rival == ""
+
+
+def test_the_same_machine_may_ask_twice() -> None:
+    assert KEY.curve.name == "secp256r1"
+    assert gathered(client(called="csr-2"), client(called="csr-1")).rival == ""
+
+
+@pytest.mark.parametrize("raw", [None, {}, [1], [{"name": "batch"}]])
+def test_pools_that_make_no_sense_are_refused(raw: Any) -> None:
+    with pytest.raises(ValueError, match="pool"):
+        read_pools(raw)
+
+
+class FakeCluster:
+    """An API with requests and Nodes; a Node comes after it was asked for once."""
+
+    def __init__(self, *requests: dict[str, Any]) -> None:
+        self.requests = list(requests)
+        self.nodes: dict[str, dict[str, Any]] = {}
+        self.decided: dict[str, str] = {}
+        self.late: dict[str, dict[str, Any]] = {}
+
+    def list_all(self) -> tuple[list[dict[str, Any]], str]:
+        return [r for r in self.requests if r["metadata"]["name"] not in self.decided], "1"
+
+    def watch(self, version: str) -> Any:
+        assert version == "1"
+        yield from ()
+
+    def get_node(self, name: str) -> dict[str, Any] | None:
+        found = self.nodes.get(name)
+        self.nodes |= self.late
+        return found
+
+    def list_nodes(self, selector: str) -> list[dict[str, Any]]:
+        assert selector == "kubekiln/pool=batch"
+        return list(self.nodes.values())
+
+    def decide(self, csr: dict[str, Any], condition: dict[str, Any]) -> None:
+        if csr["metadata"]["name"] in self.decided:
+            raise ApiError(409, "decided")
+        self.decided[csr["metadata"]["name"]] = condition["type"]
+
+
+def test_a_machine_joins_and_serves_as_soon_as_its_node_is_there() -> None:
+    cluster = FakeCluster(client(), serving(dns("batch-1"), ip("10.80.0.130")))
+    node = {"metadata": {"name": "batch-1"}}
+    addresses = [{"type": "InternalIP", "address": "10.80.0.130"}]
+    cluster.late = {"batch-1": {**node, "status": {"addresses": addresses}}}
+    pauses: list[float] = []
+
+    serve(cluster, {}, (BATCH,), sleep=pauses.append, log=lambda _line: None, rounds=3)
+
+    assert cluster.decided == {"csr-1": "Approved", "csr-2": "Approved"}
+
+
+def test_a_node_that_never_comes_is_looked_for_ever_more_rarely() -> None:
+    cluster = FakeCluster(serving(dns("batch-1")))
+    pauses: list[float] = []
+
+    serve(cluster, {}, (BATCH,), sleep=pauses.append, log=lambda _line: None, rounds=6)
+
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
+    assert cluster.decided == {}
