@@ -213,7 +213,9 @@ def own_seed(machine: Machine) -> Machine:
         return machine
     seed_dir = make_dir(machine.run_dir / "seed", mode=0o700)
     for name in ("user-data", "meta-data", "network-config"):
-        write_atomic(seed_dir / name, (machine.seed_dir / name).read_bytes(), mode=0o600)
+        # A machine of a pool has no network-config.
+        if (machine.seed_dir / name).exists():
+            write_atomic(seed_dir / name, (machine.seed_dir / name).read_bytes(), mode=0o600)
     seed_iso = machine.run_dir / "seed.iso"
     write_atomic(seed_iso, machine.seed_iso.read_bytes(), mode=0o600)
     return replace(machine, seed_dir=seed_dir, seed_iso=seed_iso)

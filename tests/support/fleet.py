@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -32,10 +32,27 @@ class Fleet:
     """A cluster's container machines, none of which boots by itself."""
 
     plan: Plan
-    machines: Mapping[str, Machine]
+    machines: dict[str, Machine]
     kubeconfig: Path
     program: Path
     target: NspawnTarget
+
+    def add(self, name: str, *, seed_dir: Path) -> None:
+        """Take in a machine that the configuration doesn't list: one of a pool.
+
+        Its address is the network's business; what stands here is not used.
+        """
+        model = next(iter(self.machines.values()))
+        self.machines[name] = replace(
+            model,
+            name=name,
+            role="pool",
+            mac=f"52:54:00:00:01:{len(self.machines):02x}",
+            seed_dir=seed_dir,
+            seed_iso=seed_dir / "seed.iso",
+            run_dir=model.run_dir.with_name(name),
+            api_host_port=None,
+        )
 
     def boot(self, names: Iterable[str]) -> None:
         """Boot machines in this order."""
@@ -146,8 +163,9 @@ def fleet(project: Project, name: str, *, now: datetime | None = None) -> Iterat
     machines = plan_machines(project, plan.cluster, rendered, image)
     kubectl = pinned_kubectl(project, image=plan.cluster.image, version=plan.cluster.kubernetes)
     target = NspawnTarget()
+    made = Fleet(plan, {m.name: m for m in machines}, rendered.admin_kubeconfig, kubectl, target)
     try:
-        yield Fleet(plan, {m.name: m for m in machines}, rendered.admin_kubeconfig, kubectl, target)
+        yield made
     finally:
-        for machine in machines:
+        for machine in made.machines.values():
             target.destroy(machine)

@@ -37,19 +37,23 @@ class Leases:
 
 
 @contextmanager
-def dhcp_server(machine: Machine) -> Iterator[Leases]:
-    """Serve DHCP in a cluster's network, which is made if it isn't there, until the block ends."""
+def dhcp_server(machine: Machine, *, for_all: tuple[str, str] | None = None) -> Iterator[Leases]:
+    """Serve DHCP in a cluster's network, which is made if it isn't there, until the block ends.
+
+    Machines without a reservation get an address between those `for_all`, or none.
+    """
     directory = make_dir(machine.network_dir)
     hosts_file = directory.with_name(f"{directory.name}-leases")
     hosts_file.write_text("")
     network = machine.address.network
+    first, last = for_all or (network.network_address, "static")
     process = spawn(
         Command(
             [
                 "nsenter", f"--net=/proc/{ensure_network(machine)}/ns/net", "dnsmasq",
                 "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root",
                 "--pid-file=", "--interface=kk0", "--bind-interfaces", "--no-ping",
-                f"--dhcp-range={network.network_address},static,{network.netmask},2m",
+                f"--dhcp-range={first},{last},{network.netmask},2m",
                 f"--dhcp-option=option:router,{machine.gateways[0]}",
                 f"--dhcp-option=option:dns-server,{machine.gateways[0]}",
                 f"--dhcp-hostsfile={hosts_file}", f"--dhcp-leasefile={hosts_file}.given",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloudinit.nicrules import NIC_RULES
+from cloudinit.poolrules import POOL_RULES
 from cloudinit.rules import RULES, findings, load_cluster
 from kubekiln.errors import EXIT_USAGE, ConfigError
 from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
@@ -199,8 +200,9 @@ def test_every_rule_has_nothing_against_a_good_cluster_and_something_against_a_b
         except ValueError:
             continue
         fired |= {rule.__name__ for rule in RULES if list(rule(cluster))}
-    # Those about network cards: test_nic_rules.py.
-    assert fired == {rule.__name__ for rule in RULES if rule not in NIC_RULES}
+    # Those about network cards: test_nic_rules.py; about pools: test_pools.py.
+    elsewhere = (*NIC_RULES, *POOL_RULES)
+    assert fired == {rule.__name__ for rule in RULES if rule not in elsewhere}
 
 
 def test_a_worker_may_have_labels_of_its_own_and_of_where_it_is(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from cloudinit.model import Node
 from cloudinit.nodepool import NodePool
 from cloudinit.part import Context
 from cloudinit.parts import network
+from cloudinit.poolrules import POOL_RULES
 from cloudinit.render import render_cluster
 from cloudinit.rules import load_cluster
 from cloudinit.statefile import decode
@@ -113,6 +114,18 @@ def test_a_mistake_is_named_with_its_place(
     assert said in str(error.value)
     found = error.value.problems[0].where or ""
     assert found.startswith(f"{path}:") and where in found
+
+
+def test_every_rule_has_something_against_a_bad_cluster() -> None:
+    fired = set()
+    for changes, _, _ in WRONG.values():
+        try:
+            cluster = make_cluster(**changes)
+        except ValueError:
+            continue
+        fired |= {rule for rule in POOL_RULES if list(rule(cluster))}
+
+    assert fired == set(POOL_RULES)
 
 
 def test_two_pools_beside_declared_workers_are_fine(tmp_path: Path) -> None:
