@@ -93,6 +93,18 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "has parts for 32 nodes of 51", "network.pod_cidr",
     ),
     "a token for ever": (pools({"token_ttl_hours": 9999}), "8760", "pools[0].token_ttl_hours"),
+    "a pool of two families": (
+        pools(
+            {},
+            nodes=[{**MASTER, "address": ["10.80.0.11", "fd00:80::11"]}],
+            network={
+                "node_cidr": ["10.80.0.0/24", "fd00:80::/64"],
+                "pod_cidr": ["10.244.0.0/16", "fd00:244::/56"],
+                "service_cidr": ["10.96.0.0/16", "fd00:96::/112"],
+            },
+        ),
+        "the nodes have IPv4 and IPv6", "pools",
+    ),
     "a label of others": (
         pools({"labels": {"node-role.kubernetes.io/batch": ""}}),
         "may not give itself the label", "pools[0].labels",
