@@ -40,10 +40,12 @@ def pool(lab: Lab, image: Path) -> Iterator[Fleet]:
     """A master that boots, in a network that gives addresses to whoever asks."""
     assert image.exists()
     lab.set_host_port("pool", free_port())
-    with fleet(lab.project, "pool") as made:
-        with dhcp_server(made.machines[MASTER], for_all=("10.85.0.130", "10.85.0.150")):
-            made.boot([MASTER])
-            yield made
+    with (
+        fleet(lab.project, "pool") as made,
+        dhcp_server(made.machines[MASTER], for_all=("10.85.0.130", "10.85.0.150")),
+    ):
+        made.boot([MASTER])
+        yield made
 
 
 def add(lab: Lab, pool: Fleet, *names: str) -> None:
