@@ -167,6 +167,23 @@ def test_a_name_that_is_not_free_is_refused(
     assert "certificate" not in shown["status"]
 
 
+def test_a_machine_of_a_name_that_is_taken_waits_until_it_is_free(pool: Fleet) -> None:
+    seed = pool.machines["batch-2"].seed_dir
+    pool.cut_off("batch-2")
+    pool.target.destroy(pool.machines["batch-2"])
+    pool.add("batch-2", seed_dir=seed)
+
+    pool.boot(["batch-2"])
+
+    until(
+        lambda: "there is a Node batch-2 already" in pool.console("batch-2"),
+        what="batch-2 says that its name is taken",
+        timeout_s=120,
+    )
+    pool.kubectl("delete", "node", "batch-2")
+    until(lambda: pool.is_complete("batch-2"), what="batch-2 complete", timeout_s=120)
+
+
 def test_machines_that_may_not_join_say_why(lab: Lab, pool: Fleet, tmp_path: Path) -> None:
     """Another name, a user-data of last month, a token that was taken from the cluster."""
     add(lab, pool, "batch-4")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from tests.support.node_runtime import make_certificates, make_node, sample_manifest, send_json
 from tests.support.node_runtime import serving as api_of
+from tests.unit.test_node_runtime_csr_rules import make_request
+from tests.unit.test_node_runtime_pools import subject
 
 from kubekiln_node import joining  # isort: skip
 from kubekiln_node.activate import activate  # isort: skip
@@ -20,7 +23,9 @@ from kubekiln_node.clock import Clock  # isort: skip
 from kubekiln_node.joining import (  # isort: skip
     Waiting,
     address_trouble,
+    is_for,
     own_address,
+    refusal,
     token_trouble,
     wait_for_address,
 )
@@ -237,11 +242,38 @@ def test_the_token_is_shown_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
 
     with api_of(answer, certificates) as url:
         context = client_context(ca=str(certificates.ca), cert="", key="")
-        status = get(url, joining.REQUESTS, context, token="abcdef.0123").status  # noqa: S106
+        status = get(url, joining.ANY_REQUEST, context, token="abcdef.0123").status  # noqa: S106
         get(url, "/readyz", context)
 
     assert status == 200
-    assert seen == [f"{joining.REQUESTS} Bearer abcdef.0123", "/readyz None"]
+    assert seen == [f"{joining.ANY_REQUEST} Bearer abcdef.0123", "/readyz None"]
+
+
+def request(node: str, *, called: str = "csr-1", at: str = "1", **condition: str) -> dict[str, Any]:
+    pem = make_request((), subject=subject(node))
+    return {
+        "metadata": {"name": called, "creationTimestamp": at},
+        "spec": {"request": base64.b64encode(pem).decode()},
+        "status": {"conditions": [condition]} if condition else {},
+    }
+
+
+def test_the_last_request_of_this_machine_says_why_it_waits() -> None:
+    denied = {"type": "Denied", "message": "there is a Node batch-1 already"}
+    of_another = request("batch-10", called="csr-3", at="3", type="Denied", message="full")
+    first = request("batch-1", called="csr-1", at="1", **denied)
+    again = request("batch-1", called="csr-2", at="2")
+
+    assert refusal({"items": [of_another, first]}, "batch-1") == (
+        'join=refused reason="csr-1: there is a Node batch-1 already"'
+    )
+    assert refusal({"items": [again, first]}, "batch-1").startswith("join=undecided")
+    assert refusal({}, "batch-1").startswith("join=undecided")
+
+
+@pytest.mark.parametrize("spec", [{}, {"request": None}, {"request": "AAAA"}, {"request": "é"}])
+def test_a_request_that_is_none_is_nobodys(spec: dict[str, Any]) -> None:
+    assert not is_for({"spec": spec}, "batch-1")
 
 
 def test_a_machine_without_its_token_says_so(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 BOOTSTRAP_USER = "system:bootstrap:"
 GROUP_PREFIX = "system:bootstrappers:kubekiln:"
 # So long after an approval a machine may not have registered its Node yet.
-REGISTERS_S = 600
+REGISTERS_S = 120
 
 Object = dict[str, object]
 
@@ -128,10 +128,7 @@ def _client_problems(csr: Object, claim: Claim, facts: Facts, declared: Iterable
     if node in declared or not claim.is_possible:
         problems.append(f"{node!r} is no name of pool {pool.name}, whose begin with {pool.prefix}")
     if facts.own is not None:
-        problems.append(
-            f"there is a Node {node} already; if its machine is gone, delete that Node and this "
-            "request"
-        )
+        problems.append(f"there is a Node {node} already; if its machine is gone, delete that Node")
     if facts.rival:
         problems.append(f"{facts.rival} asked for the name {node} before")
     if len(facts.others) >= pool.max_nodes:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does a machine of a pool still lack to become a node of its own?
 
-Its address, which DHCP or the platform gives; and for the first certificate a token that the
-cluster takes. Waits for both, as long as it takes, and says on the console what it waits for.
+Its address, which DHCP or the platform gives; a token that the cluster takes; and beside its
+kubelet, which asks for it, the first certificate. Waits for each, as long as it takes, and says on
+the console what it waits for.
 """
 
 from __future__ import annotations
 
+import base64
 import socket
+import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kubekiln_node.api import client_context, get
 from kubekiln_node.clock import stamp
@@ -27,15 +30,19 @@ TOKEN_PATH = "/etc/kubernetes/bootstrap-token"  # noqa: S105 - a path
 # What units read that differs by machine.
 ENVIRONMENT_PATH = "/run/kubekiln/node.env"
 # What a holder of the token may see: 401 says that the token isn't known, 403 that it may not yet.
-REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests?limit=1"
+REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+ANY_REQUEST = f"{REQUESTS}?limit=1"
+SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
+FIRST_REQUESTS = f"{REQUESTS}?fieldSelector=spec.signerName%3D{SIGNER}"
 PAUSE_S = 2.0
 # DHCP takes seconds; who waits longer is worth a line, and another one each time that has passed.
 FIRST_WORD_S = 20.0
 NEXT_WORD_S = 600.0
+SAID_AT_ONCE = ("token=refused", "join=refused")
 
 
 def main() -> int:
-    """Wait for all that this machine needs before its kubelet starts."""
+    """Wait for all that this machine needs before its kubelet starts, or `--certificate` after."""
     from kubekiln_node.manifest import ManifestError, read_manifest
 
     try:
@@ -48,13 +55,23 @@ def main() -> int:
     pool = manifest.pool
     if pool is None:
         return fail(f"join: {MANIFEST_PATH} is not that of a pool")
-    waiting = Waiting(manifest.node)
+    waiting, server = Waiting(manifest.node), str(manifest.report["server"])
+    if "--certificate" in sys.argv[1:]:
+        waiting.until(
+            lambda: (
+                ""
+                if has_certificate(str(manifest.report["cert"]))
+                else refusal(
+                    get(server, FIRST_REQUESTS, context, token=token).json(), manifest.node
+                )
+            )
+        )
+        return 0
     wait_for_address(pool, manifest.node, waiting)
     if not has_certificate(str(manifest.report["cert"])):
-        server = str(manifest.report["server"])
         waiting.until(
             lambda: token_trouble(
-                get(server, REQUESTS, context, token=token).status, pool, manifest.cluster
+                get(server, ANY_REQUEST, context, token=token).status, pool, manifest.cluster
             )
         )
     return 0
@@ -95,7 +112,7 @@ class Waiting:
         """Return when `trouble` has nothing to say."""
         said, say_at = "", self._clock() + FIRST_WORD_S
         while found := trouble():
-            urgent = found.startswith("token=refused") and not said
+            urgent = found != said and found.partition(" ")[0] in SAID_AT_ONCE
             if urgent or self._clock() >= say_at:
                 self._tell(f"KUBEKILN {found} t={machine_seconds():.1f} node={self._node}")
                 said, say_at = found, self._clock() + NEXT_WORD_S
@@ -139,3 +156,28 @@ def token_trouble(status: int, pool: Pool, cluster: str) -> str:
         f"{stamp(pool.token_expires)}: `kubekiln cluster tokens {cluster} --apply` makes it known; "
         "a machine with an older user-data is to be replaced"
     )
+
+
+def refusal(listed: dict[str, object], node: str) -> str:
+    """Say what became of this machine's last request for a certificate."""
+    items = listed.get("items")
+    own = [csr for csr in items if is_for(csr, node)] if isinstance(items, list) else []
+    own.sort(key=lambda csr: str(csr["metadata"].get("creationTimestamp")))
+    for csr in own[-1:]:
+        for condition in csr.get("status", {}).get("conditions", []):
+            if condition.get("type") == "Denied":
+                why = f"{csr['metadata']['name']}: {condition.get('message')}"
+                return f"join=refused reason={quote(why)}"
+    return f"join=undecided reason={quote('no master has approved its certificate yet')}"
+
+
+def is_for(csr: dict[str, Any], node: str) -> bool:
+    """Tell whether a request is for this node's name; to parse it would take a library."""
+    name = f"system:node:{node}".encode()
+    try:
+        lines = base64.b64decode(csr["spec"]["request"]).decode("ascii").split("-----")
+        request = base64.b64decode(lines[2])
+    except (KeyError, TypeError, ValueError, IndexError):
+        return False
+    # A name stands behind its own length (DER), so batch-1 is not in batch-10.
+    return bytes([len(name)]) + name in request
