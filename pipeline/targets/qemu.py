@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How does a node run as a QEMU machine on this host, without privileges?
 
-KVM where it works, TCG elsewhere; user networking with the API's port forwarded; the seed as a CD.
+KVM where it works, TCG elsewhere; the network is its cluster's; the seed is a CD.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from kubekiln.progress import say
 from pipeline.targets.console import read_console
 from pipeline.targets.kvm import QEMU, kvm_works
 from pipeline.targets.machine import Machine, MachineStatus
-from pipeline.targets.ports import check_port
 from pipeline.targets.processes import find_processes, kill_all, send, wait_gone
 from pipeline.targets.qmp import execute, socket_path
+from pipeline.targets.segment import cable_option, join, leave, option, remove_unused
 
 _POWER_OFF_S = 90.0
 _QUIT_S = 10.0
+_JOINS_SINCE = (7, 2)
 # Before, TCG's CMPXCHG16B breaks the guest now and then: Linux panics in its allocator, which uses
 # it for its fast path (seen with 7.2 and Linux 6.12, with any number of CPUs; docs/targets.md).
 # Between 7.2 and 10 nothing was tried; without the instruction Linux is hardly slower.
@@ -54,14 +55,13 @@ class QemuTarget:
     """Runs machines as QEMU processes of this user."""
 
     name = "qemu"
-    # Each process has a user network of its own.
-    joins_machines = False
-    # Its user network has IPv6, but forwards no port of the host to it.
+    joins_machines = True
+    # The router's user network has IPv6, but forwards no port of the host to it.
     families = frozenset({4})
 
     def problems(self) -> list[Problem]:
-        """Say which tool lacks."""
-        return [
+        """Say which tool lacks or is too old."""
+        found = [
             Problem(
                 f"program {tool!r} not found (needed to run virtual machines)",
                 hint="`make setup` installs it",
@@ -69,14 +69,22 @@ class QemuTarget:
             for tool in (QEMU, "qemu-img")
             if find_tool(tool) is None
         ]
+        if not found and qemu_version() < _JOINS_SINCE:
+            old, new = (".".join(map(str, version)) for version in (qemu_version(), _JOINS_SINCE))
+            found.append(
+                Problem(
+                    f"QEMU {old} can't join machines to a network (-netdev stream came with {new})",
+                    hint="install a newer one, or run with --target nspawn",
+                )
+            )
+        return found
 
     def boot(self, machine: Machine) -> None:
         """Make the machine's disk on top of the image's, and start QEMU in the background."""
         if _pids(machine):
             return
-        if machine.api_host_port is not None:
-            check_port(machine.api_host_port, machine.name)
         make_dir(machine.run_dir)
+        join(machine)
         make_disk(machine)
         accelerator = choose_accelerator(machine.cpus)
         if accelerator.note:
@@ -107,14 +115,13 @@ class QemuTarget:
         if not wait_gone(QEMU, _marker(machine), timeout_s=_QUIT_S):
             kill_all(QEMU, _marker(machine), as_root=False)
         socket_path(machine.run_dir).unlink(missing_ok=True)
+        leave(machine)
 
     def destroy(self, machine: Machine) -> None:
-        """End QEMU and remove the machine's disk and traces."""
+        """End QEMU and remove the machine's disk and traces; with the last one goes the network."""
         self.stop(machine, graceful=False)
         shutil.rmtree(machine.run_dir, ignore_errors=True)
-        directory = machine.network_dir
-        if directory.is_dir() and not any(directory.iterdir()):
-            directory.rmdir()
+        remove_unused(machine.network_dir)
 
 
 def choose_accelerator(cpus: int) -> Accelerator:
@@ -167,38 +174,24 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
         "-smp", str(accelerator.cpus),
         "-m", str(machine.memory_mib),
         # Not synced for every write of etcd: the machine is as durable as the host's page cache.
-        "-drive", f"file={_option(_disk(machine))},if=none,id=root,format=qcow2,"
+        "-drive", f"file={option(_disk(machine))},if=none,id=root,format=qcow2,"
         "cache=unsafe,discard=unmap",
         "-device", "virtio-blk-pci,drive=root,bootindex=1",
         # A SATA CD-ROM (q35's own) would be invisible: the cloud kernel has no AHCI driver.
         "-device", "virtio-scsi-pci,id=scsi",
-        "-drive", f"file={_option(machine.seed_iso)},if=none,id=seed,format=raw,readonly=on,"
+        "-drive", f"file={option(machine.seed_iso)},if=none,id=seed,format=raw,readonly=on,"
         "media=cdrom",
         "-device", "scsi-cd,bus=scsi.0,drive=seed",
-        "-netdev", network_option(machine),
+        "-netdev", cable_option("nodes", machine.network_dir),
         "-device", f"virtio-net-pci,netdev=nodes,mac={machine.mac},romfile=",
         "-object", "rng-random,id=random,filename=/dev/urandom",
         "-device", "virtio-rng-pci,rng=random",
-        "-chardev", f"file,id=console,path={_option(machine.console_log)},append=on",
+        "-chardev", f"file,id=console,path={option(machine.console_log)},append=on",
         "-serial", "chardev:console",
-        "-qmp", f"unix:{_option(socket_path(machine.run_dir))},server=on,wait=off",
+        "-qmp", f"unix:{option(socket_path(machine.run_dir))},server=on,wait=off",
         "-pidfile", machine.run_dir / "pid",
         "-daemonize",
     ]  # fmt: skip
-
-
-def network_option(machine: Machine) -> str:
-    """User networking that is the node's network: the host's side has the gateway's address."""
-    option = f"user,id=nodes,ipv6=off,net={machine.address.network},host={machine.gateways[0]}"
-    if machine.api_host_port is not None:
-        to = f"{machine.address.ip}:{machine.api_port}"
-        option += f",hostfwd=tcp:127.0.0.1:{machine.api_host_port}-{to}"
-    return option
-
-
-def _option(path: Path) -> str:
-    """In QEMU's option lists a comma is written twice."""
-    return str(path).replace(",", ",,")
 
 
 def _disk(machine: Machine) -> Path:

@@ -29,19 +29,14 @@ def pretend(
     monkeypatch.setattr(qemu, "run", lambda _command: Result(0, text))
 
 
-def test_the_api_port_leads_to_the_machine(tmp_path: Path) -> None:
-    command = qemu.qemu_command(make_machine(tmp_path), KVM)
+def test_the_machine_is_plugged_into_its_clusters_switch(tmp_path: Path) -> None:
+    one, other = make_machine(tmp_path), make_machine(tmp_path, name="lab-2")
+    elsewhere = make_machine(tmp_path, run_dir=tmp_path / "machines" / "other" / "lab-1")
 
-    assert option(command, "-netdev") == [
-        "user,id=nodes,ipv6=off,net=10.80.0.0/24,host=10.80.0.1,"
-        "hostfwd=tcp:127.0.0.1:16443-10.80.0.11:6443"
-    ]
+    cables = [option(qemu.qemu_command(m, KVM), "-netdev") for m in (one, other, elsewhere)]
 
-
-def test_a_machine_without_api_listens_nowhere(tmp_path: Path) -> None:
-    machine = make_machine(tmp_path, api_host_port=None)
-
-    assert "hostfwd" not in qemu.network_option(machine)
+    assert cables[0] == cables[1] != cables[2]
+    assert cables[0][0].startswith("stream,id=nodes,server=off,addr.type=unix,addr.path=/")
 
 
 def test_the_seed_is_a_cd_that_debians_cloud_kernel_can_see(tmp_path: Path) -> None:
@@ -116,6 +111,20 @@ def test_the_monitors_path_is_short_however_deep_the_project_is(tmp_path: Path) 
     assert path != socket_path(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("7.1.0", ["QEMU 7.1 can't join machines to a network (-netdev stream came with 7.2)"]),
+     ("7.2.22 (Debian)", [])],
+)  # fmt: skip
+def test_a_qemu_that_knows_no_stream_is_refused(
+    monkeypatch: pytest.MonkeyPatch, version: str, said: list[str]
+) -> None:
+    pretend(monkeypatch, kvm=False, version=version)
+    monkeypatch.setattr(qemu, "find_tool", lambda name: Path("/usr/bin") / name)
+
+    assert [problem.what for problem in qemu.QemuTarget().problems()] == said
+
+
 def test_a_machine_that_was_never_booted_is_absent(tmp_path: Path) -> None:
     assert qemu.QemuTarget().status(make_machine(tmp_path)).state == "absent"
 
@@ -131,7 +140,7 @@ class GoneQemu:
 
     async def connect(self, _socket: str) -> None: ...
 
-    async def execute(self, _command: str) -> dict[str, str]:
+    async def execute(self, _command: str, _arguments: object) -> dict[str, str]:
         return {"status": "done"}
 
     async def disconnect(self) -> None:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do the QEMU machines of one cluster get a network of their own?
+
+Two processes of this user: a switch (`switch.py`), and as one of its ports the router, a QEMU
+without a machine whose user network has the gateway's address. They outlive every machine of the
+cluster but the last, and nothing is left when they end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from kubekiln.errors import KubekilnError
+from kubekiln.process import Command, run, spawn
+from pipeline.targets.kvm import QEMU
+from pipeline.targets.machine import Machine
+from pipeline.targets.ports import check_port
+from pipeline.targets.processes import find_processes, kill_all
+from pipeline.targets.qmp import ask_monitor, socket_path
+
+SWITCH = Path(__file__).with_name("switch.py")
+OUTSIDE = "outside"
+"""The router's netdev that reaches what the host reaches."""
+_BACKLOG = 128
+
+
+def ensure_network(machine: Machine) -> None:
+    """Start the cluster's network unless it is there."""
+    directory = machine.network_dir
+    if _is_whole(directory):
+        return
+    stop_network(directory)
+    with _listening(_switch(directory)) as listener:
+        spawn(Command(switch_command(directory), log=_log(directory)), stdin=listener.fileno())
+    # It connects at once: whoever listens was there before it.
+    run(Command(router_command(machine), log=_log(directory)))
+
+
+def switch_command(directory: Path) -> list[str | Path]:
+    """The switch; isolated (-I) and without site packages (-S), it starts in 20 ms."""
+    return [sys.executable, "-I", "-S", SWITCH, directory]
+
+
+def router_command(machine: Machine) -> list[str | Path]:
+    """A QEMU that runs no machine: what it has is a user network and a cable to the switch."""
+    directory = machine.network_dir
+    user = f"user,id={OUTSIDE},ipv6=off,net={machine.address.network},host={machine.gateways[0]}"
+    return [
+        QEMU, "-name", f"{machine.cluster}-router",
+        "-no-user-config", "-nodefaults", "-display", "none",
+        "-machine", "none",
+        "-netdev", user,
+        "-netdev", cable_option("cable", directory),
+        # Two netdevs that are no machine's meet at a hub.
+        "-netdev", f"hubport,id=outside-port,hubid=0,netdev={OUTSIDE}",
+        "-netdev", "hubport,id=cable-port,hubid=0,netdev=cable",
+        "-qmp", f"unix:{option(_monitor(directory))},server=on,wait=off",
+        "-pidfile", _marker(directory),
+        "-daemonize",
+    ]  # fmt: skip
+
+
+def cable_option(name: str, directory: Path) -> str:
+    """The `-netdev` of whoever is plugged into the switch."""
+    return f"stream,id={name},server=off,addr.type=unix,addr.path={option(_switch(directory))}"
+
+
+def option(path: Path) -> str:
+    """Write a path for QEMU's option lists, in which a comma is written twice."""
+    return str(path).replace(",", ",,")
+
+
+def join(machine: Machine) -> None:
+    """Have the network, and the machine's port of 127.0.0.1 lead to its API.
+
+    Raises KubekilnError if the port is taken; nothing is started then.
+    """
+    leave(machine)
+    if machine.api_host_port is None:
+        ensure_network(machine)
+        return
+    check_port(machine.api_host_port, machine.name)
+    ensure_network(machine)
+    to = f"{machine.address.ip}:{machine.api_port}"
+    said = _tell_router(machine, f"hostfwd_add {OUTSIDE} {_door(machine)}-{to}")
+    if said:
+        raise KubekilnError(f"no way to the API of {machine.name}: {said}")
+
+
+def leave(machine: Machine) -> None:
+    """Stop listening for the machine's API; fine if nobody does."""
+    if machine.api_host_port is not None and _routers(machine.network_dir):
+        with contextlib.suppress(KubekilnError):
+            _tell_router(machine, f"hostfwd_remove {OUTSIDE} {_door(machine)}")
+
+
+def stop_network(directory: Path) -> None:
+    """End the network; machines that are still there reach nothing then."""
+    kill_all(QEMU, str(_marker(directory)), as_root=False)
+    kill_all(SWITCH.name, str(directory), as_root=False)
+    for trace in (_switch(directory), _monitor(directory), _marker(directory)):
+        trace.unlink(missing_ok=True)
+
+
+def remove_unused(directory: Path) -> None:
+    """End the network and remove its traces if no machine has a directory there any more."""
+    if directory.is_dir() and not any(path.is_dir() for path in directory.iterdir()):
+        stop_network(directory)
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+        yield listener
+
+
+def _tell_router(machine: Machine, line: str) -> str:
+    return ask_monitor(_monitor(machine.network_dir), line)
+
+
+def _door(machine: Machine) -> str:
+    return f"tcp:127.0.0.1:{machine.api_host_port}"
+
+
+def _is_whole(directory: Path) -> bool:
+    switches = find_processes(SWITCH.name, str(directory))
+    return bool(switches and _routers(directory))
+
+
+def _routers(directory: Path) -> list[int]:
+    return find_processes(QEMU, str(_marker(directory)))
+
+
+def _marker(directory: Path) -> Path:
+    return directory / "router.pid"
+
+
+def _switch(directory: Path) -> Path:
+    return socket_path(directory, "switch")
+
+
+def _monitor(directory: Path) -> Path:
+    return socket_path(directory, "qmp")
+
+
+def _log(directory: Path) -> Path:
+    return directory / "network.log"
