@@ -56,7 +56,7 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
-.PHONY: fmt lint type fast check test e2e golden docs bench-render bench-bake
+.PHONY: fmt lint type fast check test e2e e2e-vm golden docs bench-render bench-bake
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -76,6 +76,9 @@ test: check ## everything: check, then bake and boot for real
 
 e2e: setup ## the bakes and boots alone
 	@$(PYTEST) -v tests/e2e
+
+e2e-vm: setup ## solo and ha-stacked (5 machines) in QEMU; half an hour without KVM
+	@$(PYTEST) -v -m vm tests/e2e
 
 golden: setup ## rewrite the golden files (the rewriting run fails)
 	@$(PYTEST) -q tests/golden --golden-update

@@ -8,7 +8,8 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,7 @@ import yaml
 from kubekiln.paths import Project
 from kubekiln.process import Command, Result, find_tool, run
 from pipeline.targets.machine import Machine
-from pipeline.targets.protocol import Target
 from pipeline.targets.record import read_record
-from pipeline.targets.registry import find_target
 
 ROOT = Path(__file__).resolve().parents[2]
 # Decides what tests leave to chance: another one for each commit (Makefile), printed where it does.
@@ -55,14 +54,25 @@ class Lab:
     def apply(self, cluster: str, manifest: str) -> None:
         self.kubectl(cluster, "apply", "--filename", str(ROOT / "tests/e2e/manifests" / manifest))
 
-    def add_cluster(self, name: str) -> None:
-        """Write the config of a cluster like `solo`, whose API has a free port of this host."""
+    def add_cluster(self, name: str, *, workers: int = 0) -> list[str]:
+        """Write the config of a cluster like `solo`, whose API has a free port of this host.
+
+        With workers its first node is a master. Gives the names of its nodes.
+        """
         config = yaml.safe_load((ROOT / "configs/clusters/solo.yaml").read_text())
         config["name"] = name
-        config["nodes"][0]["name"] = f"{name}-1"
+        first = config["nodes"][0]
+        first |= {"name": f"{name}-1", "role": "master" if workers else "single"}
+        network = IPv4Network(config["network"]["node_cidr"])
+        config["nodes"] += [
+            {"name": f"{name}-{i + 2}", "role": "worker", "address": str(network[21 + i]),
+             "cpus": first["cpus"], "memory_mib": 2048}
+            for i in range(workers)
+        ]  # fmt: skip
         config["api"]["host_port"] = free_port()
         path = self.project.configs_dir / "clusters" / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return [node["name"] for node in config["nodes"]]
 
     def set_host_port(self, name: str, port: int) -> None:
         """Let an example's API have another port of this host."""
@@ -75,11 +85,11 @@ class Lab:
         edit(config)
         path.write_text(yaml.safe_dump(config, sort_keys=False))
 
-    def machine(self, cluster: str) -> tuple[Target, Machine]:
-        """The one machine of a cluster that runs."""
-        record = read_record(self.project.machines_dir / cluster / f"{cluster}-1")
-        assert record is not None, f"{cluster} has no machine"
-        return find_target(record.target), record.machine
+    def machine(self, cluster: str, name: str) -> Machine:
+        """A machine that was made."""
+        record = read_record(self.project.machines_dir / cluster / name)
+        assert record is not None, f"{cluster} has no machine {name}"
+        return record.machine
 
 
 def free_port() -> int:
@@ -118,9 +128,15 @@ class Running:
     name: str
     target: str
     said: str
+    nodes: list[str]
 
     def kubectl(self, *arguments: str, check: bool = True) -> Result:
         return self.lab.kubectl(self.name, *arguments, check=check)
+
+    @property
+    def last(self) -> Machine:
+        """The machine that runs ordinary pods: the only one, or the worker."""
+        return self.lab.machine(self.name, self.nodes[-1])
 
 
 @pytest.fixture(
@@ -130,15 +146,38 @@ class Running:
         pytest.param("qemu", marks=pytest.mark.qemu),
     ],
 )
-def cluster(request: pytest.FixtureRequest, lab: Lab, image: Path) -> Iterator[Running]:
-    """A cluster of one node, on each target in turn."""
+def cluster(
+    request: pytest.FixtureRequest, lab: Lab, image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A cluster on each target in turn: a container machine; a master and a worker in QEMU.
+
+    The worker's clock is behind when it boots first.
+    """
     target = str(request.param)
     if target == "nspawn" and os.geteuid() != 0:
         pytest.skip("container machines need root")
     if target == "qemu" and not find_tool("qemu-system-x86_64"):
         pytest.skip("QEMU is not installed")
     name = f"lab-{target}"
-    lab.add_cluster(name)
-    said = lab.kubekiln("up", name, "--target", target, "--timeout", str(BOOT_S))
-    yield Running(lab, name, target, said.text)
+    nodes = lab.add_cluster(name, workers=1 if target == "qemu" else 0)
+    up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
+    if target == "qemu":
+        path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[-1]}")
+        up = replace(up, env={**up.env, "PATH": path})
+    said = run(up)
+    yield Running(lab, name, target, said.text, nodes)
     lab.kubekiln("down", name)
+
+
+def late_qemu(directory: Path, machine: str) -> str:
+    """Make a PATH with a QEMU whose machine of this name has a clock that is 65 minutes behind."""
+    real = find_tool("qemu-system-x86_64")
+    program = directory / "qemu-system-x86_64"
+    program.write_text(
+        "#!/bin/bash\n"
+        f'[[ " $* " != *" -name {machine} "* ]] ||\n'
+        '    set -- "$@" -rtc "base=$(date -u -d "65 minutes ago" +%FT%T)"\n'
+        f'exec {real} "$@"\n'
+    )
+    program.chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"

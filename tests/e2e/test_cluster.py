@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does the baked image become a working cluster by its user-data alone, on every target?
 
-The tests of one target share its cluster and run in the order in which they stand here.
+A container machine that is a cluster, then two virtual machines that are one. The tests of one
+target share its cluster and run in the order in which they stand here.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2 * BOOT_S)]
 PODS_S = "600s"
 
 
-def test_up_ends_with_a_ready_node_and_says_how_to_use_it(cluster: Running) -> None:
+def test_up_ends_with_ready_nodes_and_says_how_to_use_it(cluster: Running) -> None:
     nodes = json.loads(cluster.kubectl("get", "nodes", "--output=json").stdout)
 
-    assert ready_names(nodes) == {f"{cluster.name}-1"}
+    assert ready_names(nodes) == set(cluster.nodes)
     assert f"export KUBECONFIG={cluster.lab.root}/state/{cluster.name}" in cluster.said
+
+
+def test_a_machine_whose_clock_is_an_hour_behind_is_put_forward(cluster: Running) -> None:
+    if cluster.target == "nspawn":
+        pytest.skip("a container machine has its host's clock, which nobody sets here")
+
+    assert "KUBEKILN clock=advanced" in cluster.last.console_log.read_text(errors="replace")
 
 
 def test_the_nodes_kubernetes_is_the_pinned_one(cluster: Running) -> None:
@@ -33,13 +41,14 @@ def test_the_nodes_kubernetes_is_the_pinned_one(cluster: Running) -> None:
 
     server = version["serverVersion"]["gitVersion"]
     assert server == version["clientVersion"]["gitVersion"] == "v1.37.1"
-    assert nodes["items"][0]["status"]["nodeInfo"]["kubeletVersion"] == server
+    kubelets = {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes["items"]}
+    assert kubelets == {server}
 
 
 def test_up_again_finds_everything_done(cluster: Running) -> None:
     again = cluster.lab.kubekiln("up", cluster.name, "--target", cluster.target)
 
-    assert b"runs already" in again.stderr
+    assert again.stderr.count(b"runs already") == len(cluster.nodes)
     assert "is Ready" in again.text
 
 
@@ -53,6 +62,9 @@ def test_the_systems_deployments_get_available(cluster: Running) -> None:
 def test_a_service_answers_by_address_and_by_name_from_another_pod(cluster: Running) -> None:
     ask_the_web_server(cluster)
 
+    if len(cluster.nodes) > 1:
+        assert nodes_of(cluster, "app=web").isdisjoint(nodes_of(cluster, "job-name=client"))
+
 
 def test_a_pods_log_and_a_command_in_it_reach_the_host(cluster: Running) -> None:
     said = cluster.kubectl(
@@ -65,13 +77,14 @@ def test_a_pods_log_and_a_command_in_it_reach_the_host(cluster: Running) -> None
 def test_status_shows_the_machine(cluster: Running) -> None:
     shown = cluster.lab.kubekiln("status", cluster.name).text
 
-    assert f"{cluster.name}-1" in shown
-    assert "running" in shown
-    assert "complete" in shown
+    for name in cluster.nodes:
+        line = next(line for line in shown.splitlines() if name in line)
+        assert "running" in line
+        assert "complete" in line
 
 
 def test_a_rebooted_node_gets_ready_again_and_so_do_its_pods(cluster: Running) -> None:
-    _, machine = cluster.lab.machine(cluster.name)
+    machine = cluster.last
     boots = machine.console_log.read_text(errors="replace").count("KUBEKILN complete")
 
     cluster.lab.apply(cluster.name, "reboot.yaml")
@@ -85,6 +98,13 @@ def test_a_rebooted_node_gets_ready_again_and_so_do_its_pods(cluster: Running) -
     cluster.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={PODS_S}")
     cluster.kubectl("delete", "job", "client", "--namespace=e2e")
     ask_the_web_server(cluster)
+
+
+def nodes_of(cluster: Running, selector: str) -> set[str]:
+    pods = cluster.kubectl(
+        "get", "pods", "--namespace=e2e", f"--selector={selector}", "--output=json"
+    )
+    return {pod["spec"]["nodeName"] for pod in json.loads(pods.stdout)["items"]}
 
 
 def ask_the_web_server(cluster: Running) -> None:
