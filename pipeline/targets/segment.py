@@ -36,7 +36,8 @@ def ensure_network(machine: Machine) -> None:
         return
     stop_network(directory)
     with _listening(_switch(directory)) as listener:
-        spawn(Command(switch_command(directory), log=_log(directory)), stdin=listener.fileno())
+        command = Command(switch_command(directory), cwd=Path("/"), log=_log(directory))
+        spawn(command, stdin=listener.fileno())
     # It connects at once: whoever listens was there before it.
     run(Command(router_command(machine), log=_log(directory)))
 
