@@ -4,7 +4,7 @@ go 1.25.9
 
 tool github.com/flannel-io/flannel
 
-require github.com/flannel-io/flannel v0.28.9
+require github.com/flannel-io/flannel v0.28.9 // indirect
 
 require (
 	github.com/Microsoft/go-winio v0.6.2 // indirect
