@@ -27,6 +27,7 @@ RoleName = Literal["single", "master", "etcd", "worker", "lb"]
 DatasourceName = Literal[
     "nocloud", "ec2", "linode", "hetzner", "cloudstack", "openstack", "azure", "vsphere", "gce"
 ]
+BackendName = Literal["vxlan", "host-gw", "udp"]
 AlgorithmName = Literal["p256", "p384", "rsa2048", "rsa3072", "rsa4096"]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cloudinit.families import IPAddress, IPNetwork, families_of, of_family
-from cloudinit.modeltypes import DOMAIN, Address, Addresses, Networks, listed
+from cloudinit.modeltypes import DOMAIN, Address, Addresses, BackendName, Networks, listed
 from cloudinit.nic import Mtu, VlanId
 from kubekiln.config import Model
 
@@ -18,12 +18,15 @@ from kubekiln.config import Model
 class Flannel(Model):
     """How pods of different nodes reach each other."""
 
-    backend: Literal["vxlan", "host-gw"] = "vxlan"
-    """Encapsulation between nodes, or none (`host-gw`): routes to each other, in one network."""
+    backend: BackendName = "vxlan"
+    """Encapsulation between nodes; or none (`host-gw`): routes to each other, in one network; or by
+    a process (`udp`), slowly: for debugging, and for kernels without VXLAN."""
     port: int | None = Field(default=None, ge=1, le=65535)
-    """UDP port of the encapsulation; VXLAN's is 8472, what the kernel takes if nothing is said."""
+    """UDP port of the encapsulation; if not given, 8472 for `vxlan` (the kernel's own), 8285 for
+    `udp`. `host-gw` has none."""
     mtu: int | None = Field(default=None, ge=576, le=65535)
-    """MTU of the pod network in bytes; if not given, that of the node's interface less overhead."""
+    """MTU of the pod network in bytes, for `vxlan` alone; if not given, and with the other backends
+    always, that of the node's interface less the encapsulation (`vxlan` 50, `udp` 28)."""
 
 
 # What a network is, by family, if nothing is said; those of IPv6 are kind's.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloudinit.finding import Finding, Rule
+from cloudinit.flannelbackends import FLANNEL_RULES
 from cloudinit.labels import labels_are_the_kubelets_to_set
 from cloudinit.model import Cluster
 from cloudinit.networkrules import NETWORK_RULES
@@ -19,17 +20,6 @@ from kubekiln.config import KeyPath, Source, load_model
 from kubekiln.contract import KubernetesContract
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.paths import Project
-
-
-def flannel_is_told_what_it_uses(cluster: Cluster) -> Iterator[Finding]:
-    """A backend without encapsulation has no port."""
-    flannel = cluster.network.flannel
-    if flannel.backend == "host-gw" and flannel.port is not None:
-        yield Finding(
-            ("network", "flannel", "port"),
-            f"port {flannel.port} is given, but host-gw wraps no packets",
-            "leave it out, or take backend: vxlan",
-        )
 
 
 def a_single_node_is_alone(cluster: Cluster) -> Iterator[Finding]:
@@ -95,7 +85,7 @@ def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
 RULES: tuple[Rule, ...] = (
     the_version_is_supported,
     *NETWORK_RULES,
-    flannel_is_told_what_it_uses,
+    *FLANNEL_RULES,
     a_single_node_is_alone,
     there_is_a_control_plane,
     labels_are_the_kubelets_to_set,

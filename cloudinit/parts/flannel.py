@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from cloudinit.credentials import as_kubelet, identity
 from cloudinit.families import of_family
+from cloudinit.flannelbackends import BACKENDS
 from cloudinit.model import Node
 from cloudinit.networkmodel import NetworkConfig
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
-
-# Where packets of each backend that wraps them go; others send them as they are.
-PORTS = {"vxlan": 8472}
 
 
 def render(context: Context) -> Part:
@@ -50,19 +49,29 @@ def render_in_pool(context: Context) -> Part:
 
 def _settings(context: Context) -> NodeFile:
     network = context.cluster.network
-    backend: dict[str, str | int] = {"Type": network.flannel.backend}
-    if network.flannel.backend in PORTS:
-        backend["Port"] = network.flannel.port or PORTS[network.flannel.backend]
-    if network.flannel.mtu is not None:
-        backend["MTU"] = network.flannel.mtu
-    # As kube-proxy does. With iptables flannel would start it a dozen times every five seconds.
-    document = {**_networks(network), "EnableNFTables": True, "Backend": backend}
     return from_template(
         "/etc/flannel/net-conf.json",
-        {"document": json.dumps(document, indent=1)},
+        {"document": json.dumps(net_conf(network), indent=1)},
         keys=("network.pod_cidr", "network.flannel"),
         mode=0o644,
     )
+
+
+def net_conf(network: NetworkConfig) -> dict[str, Any]:
+    """Give flannel's own configuration."""
+    # As kube-proxy does. With iptables flannel would start it a dozen times every five seconds.
+    return {**_networks(network), "EnableNFTables": True, "Backend": _backend(network)}
+
+
+def _backend(network: NetworkConfig) -> dict[str, str | int]:
+    flannel, backend = network.flannel, BACKENDS[network.flannel.backend]
+    told: dict[str, str | int] = {"Type": flannel.backend}
+    if backend.port is not None:
+        told["Port"] = flannel.port or backend.port
+    if flannel.mtu is not None:
+        # flannel means the packets between the nodes, and subtracts its overhead for the pods.
+        told["MTU"] = flannel.mtu + backend.overhead
+    return told
 
 
 def _networks(network: NetworkConfig) -> dict[str, str | bool]:

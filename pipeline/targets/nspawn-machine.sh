@@ -54,7 +54,7 @@ find_cgroups() {
 
 mount_root() {
     # These can't be loaded from within a container; without modprobe they are built in or missing.
-    modprobe -a -q overlay br_netfilter vxlan nf_conntrack nf_tables 2>/dev/null || true
+    modprobe -a -q overlay br_netfilter vxlan tun nf_conntrack nf_tables 2>/dev/null || true
     mount -t overlay overlay \
         -o "lowerdir=$lower,upperdir=$run_dir/upper,workdir=$run_dir/work" "$run_dir/root"
     # systemd-nspawn's own traces are in the way of a second machine of the same name.

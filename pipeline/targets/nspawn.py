@@ -34,6 +34,8 @@ from pipeline.targets.roots import ensure_root
 SCRIPT = Path(__file__).with_name("nspawn-machine.sh")
 # There when systemd is this host's init (sd_booted(3)).
 SYSTEMD = Path("/run/systemd/system")
+# For flannel's udp backend; a kernel without TUN has none, and then nothing is lost but that.
+TUN = Path("/dev/net/tun")
 _PROXY = Path("/lib/systemd/systemd-socket-proxyd")
 _START_S = 30.0
 # Pods get 30 s to end; a machine that hasn't gone after that is cut off.
@@ -203,6 +205,7 @@ def nspawn_command(machine: Machine) -> list[str | Path]:
         "--system-call-filter=@known",
         # The kubelet exits without it; the host's own kernel log is not the machine's business.
         "--bind=/dev/null:/dev/kmsg",
+        *([f"--bind={TUN}"] if TUN.exists() else []),
         f"--bind={run_dir / 'containerd'}:/var/lib/containerd",
         f"--bind-ro={machine.seed_dir}:/var/lib/cloud/seed/nocloud",
         # "pipe" would give the machine no /dev/console.

@@ -132,6 +132,30 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"network": {"flannel": {"backend": "host-gw", "port": 8472}}},
         "host-gw wraps no packets",
     ),
+    "an MTU that udp would ignore": (
+        {"network": {"flannel": {"backend": "udp", "mtu": 1400}}},
+        "mtu 1400 is given, but udp always takes the nodes' less 28 bytes",
+    ),
+    "IPv6 through udp": (
+        {
+            "network": {
+                "node_cidr": "fd00:80::/64",
+                "gateway": "fd00:80::1",
+                "flannel": {"backend": "udp"},
+            },
+            "nodes": [node(address="fd00:80::11", role="single")],
+        },
+        "udp carries IPv4 alone",
+    ),
+    "an MTU that host-gw would ignore": (
+        {"network": {"flannel": {"backend": "host-gw", "mtu": 9000}}},
+        "leave it out, or give network.mtu: 9000",
+    ),
+    "no room for VXLAN": (
+        {"network": {"mtu": 1500, "flannel": {"mtu": 1480}}},
+        "50 bytes of vxlan and 1480 of pods are more than the nodes' mtu 1500",
+    ),
+    "no room for pods": ({"network": {"mtu": 600}}, "give network.mtu: 626 or more"),
     "no master": (masters("worker", "lb"), "no node has role single or master"),
     "two members": (masters("master", "master"), "etcd would have 2 members"),
     "nine members": (masters("master", *["etcd"] * 9), "each of which must take every write"),

@@ -16,8 +16,11 @@ from tests.support.clusters import render_files
     ("flannel", "backend"),
     [
         ({}, {"Type": "vxlan", "Port": 8472}),
-        ({"port": 4789, "mtu": 1300}, {"Type": "vxlan", "Port": 4789, "MTU": 1300}),
+        # Of the packets between nodes, of which flannel takes 50 bytes off for those of pods.
+        ({"port": 4789, "mtu": 1300}, {"Type": "vxlan", "Port": 4789, "MTU": 1350}),
         ({"backend": "host-gw"}, {"Type": "host-gw"}),
+        ({"backend": "udp"}, {"Type": "udp", "Port": 8285}),
+        ({"backend": "udp", "port": 8286}, {"Type": "udp", "Port": 8286}),
     ],
 )
 def test_the_backend_is_as_configured(

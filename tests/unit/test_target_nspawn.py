@@ -34,6 +34,20 @@ def test_containerds_directory_is_no_overlay(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_machine_gets_tun_if_this_host_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    tun = tmp_path / "tun"
+    if is_there:
+        tun.touch()
+    monkeypatch.setattr(nspawn, "TUN", tun)
+
+    command = nspawn.nspawn_command(make_machine(tmp_path))
+
+    assert (f"--bind={tun}" in command) is is_there
+
+
 def test_the_process_carries_the_run_directory_by_which_it_is_found(tmp_path: Path) -> None:
     machine = make_machine(tmp_path)
 
