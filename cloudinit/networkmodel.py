@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +13,9 @@ from cloudinit.families import IPAddress, IPNetwork, families_of, of_family
 from cloudinit.modeltypes import DOMAIN, Address, Addresses, BackendName, Networks, listed
 from cloudinit.nic import Mtu, VlanId
 from kubekiln.config import Model
+
+# What users of NodeLocal DNSCache know it by; link-local, so no route of a network leads elsewhere.
+NODE_LOCAL_DNS = ip_address("169.254.20.10")
 
 
 class Flannel(Model):
@@ -74,6 +77,9 @@ class NetworkConfig(Model):
     fd00:10:96::/112 if not given."""
     dns_ips: Addresses = Field(default=(), alias="dns_ip")
     """Address of the cluster's DNS service; the tenth of `service_cidr` if not given."""
+    dns_cache: bool = False
+    """Whether pods ask a cache on their own node for names (NodeLocal DNSCache, 169.254.20.10),
+    which asks the DNS service for those of the cluster and `nameservers` for others."""
     domain: str = Field(default="cluster.local", pattern=DOMAIN)
     """DNS domain of the cluster."""
     flannel: Flannel = Flannel()
@@ -111,6 +117,11 @@ class NetworkConfig(Model):
     def cluster_dns(self) -> tuple[IPAddress, ...]:
         """The addresses of the service `kube-dns`."""
         return tuple(of_family(self.dns_ips, n.version) or n[10] for n in self.service_cidrs)
+
+    @property
+    def pod_dns(self) -> IPAddress:
+        """The address that pods ask for names; one of two families reaches it by either."""
+        return NODE_LOCAL_DNS if self.dns_cache else self.cluster_dns[0]
 
     def mask_of(self, family: int) -> int:
         """Give the prefix length of one node's part of a family's pod network."""

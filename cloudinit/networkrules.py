@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cloudinit.families import IPAddress, IPNetwork, families_of, joined, name_families, of_family
 from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
+from cloudinit.networkmodel import NODE_LOCAL_DNS
 from kubekiln.config import KeyPath
 
 # Smallest and largest prefix length: the API server takes at most 20 bits of hosts, and 32
@@ -213,6 +214,16 @@ def the_virtual_address_is_free(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
+def pods_reach_their_nodes_dns_cache(cluster: Cluster) -> Iterator[Finding]:
+    """Its address is of IPv4."""
+    if cluster.network.dns_cache and 4 not in cluster.network.families:
+        yield Finding(
+            ("network", "dns_cache"),
+            f"pods without IPv4 can't ask {NODE_LOCAL_DNS}",
+            "leave dns_cache out, or make the cluster dual-stack",
+        )
+
+
 NETWORK_RULES: tuple[Rule, ...] = (
     families_are_those_of_the_nodes,
     other_addresses_are_of_families_that_the_nodes_have,
@@ -223,5 +234,6 @@ NETWORK_RULES: tuple[Rule, ...] = (
     service_network_is_usable,
     addresses_are_in_the_node_network,
     nodes_are_distinct,
+    pods_reach_their_nodes_dns_cache,
     the_virtual_address_is_free,
 )

@@ -16,6 +16,7 @@ from cloudinit.parts import (
     balancer,
     bootstrap,
     controllers,
+    dnscache,
     etcd,
     flannel,
     joining,
@@ -38,6 +39,7 @@ ROLES: dict[RoleName | Literal["pool"], tuple[PartFunction, ...]] = {
         kubelet.render,
         proxy.render,
         flannel.render,
+        dnscache.render,
         bootstrap.render,
         addons.render,
         approver.render,
@@ -54,6 +56,7 @@ ROLES: dict[RoleName | Literal["pool"], tuple[PartFunction, ...]] = {
         kubelet.render,
         proxy.render,
         flannel.render,
+        dnscache.render,
         bootstrap.render,
         pools.render,
         addons.render,
@@ -71,6 +74,7 @@ ROLES: dict[RoleName | Literal["pool"], tuple[PartFunction, ...]] = {
         kubelet.render,
         proxy.render,
         flannel.render,
+        dnscache.render,
     ),
     # Any machine of a pool: it has no name and no address yet, and no network but the platform's.
     "pool": (

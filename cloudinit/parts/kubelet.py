@@ -94,8 +94,7 @@ def _configuration(context: Context, taints: Sequence[Mapping[str, str]]) -> Nod
     network, settings = context.cluster.network, context.cluster.kubelet
     view = {
         "disk": settings.reserved_disk_mib,
-        # A pod of two families reaches it by either.
-        "dns_ip": network.cluster_dns[0],
+        "dns_ip": network.pod_dns,
         "domain": network.domain,
         "max_pods": settings.max_pods,
         "memory": settings.reserved_memory_mib,
@@ -103,7 +102,7 @@ def _configuration(context: Context, taints: Sequence[Mapping[str, str]]) -> Nod
         "taints": taints,
     }
     keys = (
-        "network.dns_ip",
+        "network.dns_cache" if network.dns_cache else "network.dns_ip",
         "network.domain",
         "kubelet.max_pods",
         "kubelet.pod_pids_limit",

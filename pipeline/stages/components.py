@@ -13,8 +13,8 @@ from pipeline.model import Image
 from pipeline.stages.fetch import Fetched, fetch_components
 from pipeline.store import Store
 
-# Only inside their container images: nothing on the node runs them directly.
-IMAGE_ONLY = ("coredns", "pause")
+# Only inside its container image: nothing on the node runs it directly.
+IMAGE_ONLY = ("pause",)
 
 
 @dataclass(frozen=True)

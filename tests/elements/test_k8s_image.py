@@ -170,17 +170,18 @@ def test_cloud_init_asks_the_named_datasources_alone(build: FakeBuild) -> None:
 
 
 def test_programs_of_the_components_are_installed_executable(build: FakeBuild) -> None:
+    programs = ("kube-proxy", "kubectl", "kubelet")
     build.use("k8s-components", "k8s-node")
-    components = build.directory / "components/kubernetes"
-    components.mkdir(parents=True)
-    for name in ("kube-proxy", "kubectl", "kubelet", "kubeadm"):
+    components = build.directory / "components"
+    for name in ("coredns/coredns", *(f"kubernetes/{n}" for n in (*programs, "kubeadm"))):
+        (components / name).parent.mkdir(parents=True, exist_ok=True)
         (components / name).write_text(name)
-    build.environment = {"DIB_K8S_COMPONENTS_DIR": str(components.parent)}
+    build.environment = {"DIB_K8S_COMPONENTS_DIR": str(components)}
     build.fake("install", 'exec /usr/bin/install $(echo "$@" | sed "s/-o 0 -g 0//")')
 
     build.run_outside("extra-data.d/50-k8s-node")
 
-    assert build.files() == {f"usr/local/bin/{n}" for n in ("kube-proxy", "kubectl", "kubelet")}
+    assert build.files() == {f"usr/local/bin/{n}" for n in ("coredns", *programs)}
     assert (build.root / "usr/local/bin/kubelet").stat().st_mode & 0o777 == 0o755
 
 
@@ -188,7 +189,7 @@ def test_a_program_that_was_not_fetched_ends_the_bake(build: FakeBuild) -> None:
     build.use("k8s-components", "k8s-node")
     build.environment = {"DIB_K8S_COMPONENTS_DIR": str(build.directory)}
 
-    with pytest.raises(CommandFailed, match="no kubernetes/kube-proxy in DIB_K8S_COMPONENTS_DIR"):
+    with pytest.raises(CommandFailed, match="no coredns/coredns in DIB_K8S_COMPONENTS_DIR"):
         build.run_outside("extra-data.d/50-k8s-node")
 
 
@@ -226,6 +227,23 @@ def test_container_images_are_loaded_by_the_pinned_containerd_and_the_sandboxs_i
         "images import --platform linux/amd64 --snapshotter overlayfs /b.tar",
         "images label registry.k8s.io/pause:1 io.cri-containerd.pinned=pinned",
     ]
+
+
+def test_a_program_that_is_also_in_a_container_image_is_stored_once(build: FakeBuild) -> None:
+    build.use("k8s-images")
+    snapshots = "var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+    build.put("usr/local/bin/coredns", "program", mode=0o755)
+    build.put("usr/local/bin/kubelet", "agent", mode=0o755)
+    build.put("usr/local/bin/pause", "installed", mode=0o755)
+    unpacked = build.put(f"{snapshots}/2/fs/coredns", "program", mode=0o755)
+    build.put(f"{snapshots}/1/fs/pause", "another", mode=0o755)
+
+    build.run_outside("post-root.d/60-k8s-images-link")
+
+    assert (build.root / "usr/local/bin/coredns").samefile(unpacked)
+    assert unpacked.stat().st_nlink == 2
+    assert (build.root / "usr/local/bin/kubelet").read_text() == "agent"
+    assert (build.root / "usr/local/bin/pause").read_text() == "installed"
 
 
 @pytest.mark.root

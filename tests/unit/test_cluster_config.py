@@ -147,6 +147,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "udp carries IPv4 alone",
     ),
+    "an IPv4 cache for IPv6 pods": (
+        {
+            "network": {"node_cidr": "fd00:80::/64", "gateway": "fd00:80::1", "dns_cache": True},
+            "nodes": [node(address="fd00:80::11", role="single")],
+        },
+        "pods without IPv4 can't ask 169.254.20.10",
+    ),
     "an MTU that host-gw would ignore": (
         {"network": {"flannel": {"backend": "host-gw", "mtu": 9000}}},
         "leave it out, or give network.mtu: 9000",

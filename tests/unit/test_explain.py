@@ -116,22 +116,6 @@ def test_a_wrong_addon_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert error.value.problems[0].where == str(path)
 
 
-@pytest.mark.parametrize(
-    ("nameservers", "forwards"), [([], False), (["10.80.0.3", "10.80.0.4"], True)]
-)
-def test_coredns_forwards_only_if_there_is_somebody_to_ask(
-    tmp_path: Path, nameservers: list[str], forwards: bool
-) -> None:
-    files = render_files(tmp_path, network={"nameservers": nameservers})
-    documents = list(yaml.safe_load_all(files["/etc/kubernetes/addons/coredns.yaml"].content))
-
-    corefile = next(d for d in documents if d["kind"] == "ConfigMap")["data"]["Corefile"]
-
-    assert ("forward . 10.80.0.3 10.80.0.4\n" in corefile) is forwards
-    assert "kubernetes cluster.local in-addr.arpa ip6.arpa {" in corefile
-    assert "{%" not in corefile and "{{" not in corefile
-
-
 def test_coredns_runs_the_version_of_the_image_and_pulls_nothing(tmp_path: Path) -> None:
     files = render_files(tmp_path, versions={"coredns": "9.9.9"})
     documents = list(yaml.safe_load_all(files["/etc/kubernetes/addons/coredns.yaml"].content))
