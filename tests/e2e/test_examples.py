@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does each example of several machines become Ready? (ha-stacked has tests of its own.)
 
-Single-master does so with the settings of a cluster of 5,000 nodes; its tests share one boot and
-run in the order in which they stand here.
+Single-master does so with the settings of a cluster of 5,000 nodes, with flannel's udp backend and in
+an air gap; its tests share one boot and run in the order in which they stand here.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloudinit.flannelbackends import BACKENDS
+from cloudinit.modeltypes import BackendName
+from cloudinit.networkmodel import NODE_LOCAL_DNS
 from tests.e2e.conftest import BOOT_S, SEED, Lab, free_port
 from tests.support.fleet import Fleet, fleet
-from tests.support.network import unanswered
+from tests.support.nameserver import ADDRESS, NAME, nameserver
+from tests.support.network import NODES_MTU, Question, ask, change_backend, unanswered
 from tests.support.waiting import until
 
 pytestmark = [
@@ -32,7 +36,12 @@ GROUPS = {"control plane": ("etcd", "master"), "workers": ("worker",), "balancer
 def be_large(config: dict[str, Any]) -> None:
     """Plan for as many nodes as there can be, in a network that has room for them."""
     config["planned_nodes"] = 5000
-    config["network"] |= {"flannel": {"backend": "host-gw"}, "pod_cidr": "10.128.0.0/11"}
+    config["network"] |= {"pod_cidr": "10.128.0.0/11", "nameservers": []}
+    config["network"]["flannel"] = {"backend": "udp"}
+
+
+def mtu(backend: BackendName) -> Question:
+    return ["holds", "/sys/class/net/eth0/mtu", str(NODES_MTU - BACKENDS[backend].overhead)]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +57,7 @@ def large(lab: Lab, image: Path) -> Iterator[Fleet]:
 def test_a_master_sized_for_5000_nodes_and_its_workers_come_up(large: Fleet) -> None:
     large.boot(reversed(large.machines))
 
-    check_that_all_is_up(large)
+    check_that_all_is_up(large, more=[mtu("udp"), ["absent", NAME]])
 
 
 def test_events_are_in_a_database_of_their_own_and_nothing_else_is(large: Fleet) -> None:
@@ -95,6 +104,12 @@ def events(machines: Fleet) -> set[str]:
     return set(said.text.split()) if said.returncode == 0 else set()
 
 
+def test_pods_reach_each_other_by_host_gw_as_well(large: Fleet) -> None:
+    change_backend(large, "host-gw")
+
+    assert unanswered(large, more=[mtu("host-gw")]) == {}
+
+
 def test_databases_masters_balancers_and_workers_come_up_in_any_order(
     lab: Lab, image: Path
 ) -> None:
@@ -114,10 +129,27 @@ def test_databases_masters_balancers_and_workers_come_up_in_any_order(
                     what=f"{name} takes its role", timeout_s=120,
                 )  # fmt: skip
 
-        check_that_all_is_up(machines)
+        with nameserver(machines):
+            check_that_all_is_up(machines, more=[mtu("vxlan"), *names_outside(machines)])
+            check_that_names_outlive_coredns(machines)
 
 
-def check_that_all_is_up(machines: Fleet) -> None:
+def names_outside(machines: Fleet) -> list[Question]:
+    """Ask for a name of others as pods do, the cache of their node, and CoreDNS itself."""
+    servers = (NODE_LOCAL_DNS, machines.plan.cluster.network.cluster_dns[0])
+    return [["name", NAME, ADDRESS], *(["dns", str(s), NAME, ADDRESS] for s in servers)]
+
+
+def check_that_names_outlive_coredns(machines: Fleet) -> None:
+    """What pods of a node have asked before is answered by its cache alone."""
+    gone = ("wait", "pod", "--selector=k8s-app=kube-dns", "--for=delete", "--timeout=60s")
+    machines.kubectl("scale", "deploy/coredns", "-n=kube-system", "--replicas=0")
+    machines.kubectl(*gone, "-n=kube-system")
+
+    assert ask(machines, [["http", "http://net/"], ["name", NAME, ADDRESS]]) == {}
+
+
+def check_that_all_is_up(machines: Fleet, *, more: Sequence[Question] = ()) -> None:
     """Every node Ready, every machine's boot complete, DNS there, pods reach each other."""
     machines.wait_ready()
 
@@ -128,4 +160,4 @@ def check_that_all_is_up(machines: Fleet) -> None:
         timeout_s=120,
     )
     machines.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=120s")
-    assert unanswered(machines) == {}
+    assert unanswered(machines, more=more) == {}

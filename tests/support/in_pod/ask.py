@@ -1,7 +1,9 @@
 """Runs in a pod: does every place answer? Arguments: JSON of what to ask; prints what did not."""
 
 import json
+import pathlib
 import socket
+import struct
 import sys
 import time
 import urllib.request
@@ -35,7 +37,44 @@ def reverse(address, name):
         raise OSError(f"is called {found}")
 
 
-ASK = {"http": http, "echo": echo, "resolve": resolve, "reverse": reverse}
+def name(host, address):
+    found = {item[4][0] for item in socket.getaddrinfo(host, 80, proto=socket.IPPROTO_TCP)}
+    if found != {address}:
+        raise OSError(f"is {found}")
+
+
+def absent(host):
+    begun = time.monotonic()
+    try:
+        socket.getaddrinfo(host, 80)
+    except socket.gaierror as error:
+        # Not "try again", after which programs do.
+        if error.errno != socket.EAI_NONAME or time.monotonic() - begun > 2:
+            raise OSError(f"{error} after {time.monotonic() - begun:.1f} s") from error
+    else:
+        raise OSError("there is such a name")
+
+
+def dns(server, host, address):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in host.split("."))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(5)
+        head = struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0)
+        udp.sendto(head + labels + struct.pack("!B2H", 0, 1, 1), (server, 53))
+        if not udp.recv(512).endswith(socket.inet_aton(address)):
+            raise OSError("another answer")
+
+
+def holds(path, text):
+    content = pathlib.Path(path).read_text().strip()
+    if content != text:
+        raise OSError(f"holds {content!r}")
+
+
+ASK = {
+    "http": http, "echo": echo, "resolve": resolve, "reverse": reverse, "name": name,
+    "absent": absent, "dns": dns, "holds": holds,
+}  # fmt: skip
 
 
 def attempt(question):
