@@ -84,6 +84,7 @@ ROLES: dict[RoleName | Literal["pool"], tuple[PartFunction, ...]] = {
         kubelet.render_in_pool,
         proxy.render_in_pool,
         flannel.render_in_pool,
+        dnscache.render,
     ),
     "lb": (
         network.render,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does each example of several machines become Ready? (ha-stacked has tests of its own.)
 
-Single-master does so with the settings of a cluster of 5,000 nodes, with flannel's udp backend and in
+Single-master does so with the settings of a cluster of 5,000 nodes, with flannel's udp backend, in
 an air gap; its tests share one boot and run in the order in which they stand here.
 """
 

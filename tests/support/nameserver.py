@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kubekiln.process import Command, spawn
+from kubekiln.process import Command, run, spawn
 from pipeline.targets.netns import network_pid
 from tests.support.fleet import Fleet
 
@@ -25,11 +25,12 @@ _ANSWERED, _NO_SUCH_NAME = 0x8180, 0x8183
 
 @contextmanager
 def nameserver(fleet: Fleet) -> Iterator[None]:
-    """Answer at the gateway's address of a fleet's network, for NAME alone."""
+    """Answer at the address of a fleet's name server, beside its machines, for NAME alone."""
     machine = next(iter(fleet.machines.values()))
-    network = f"--net=/proc/{network_pid(machine.network_dir)}/ns/net"
-    program = [sys.executable, Path(__file__), str(machine.gateways[0]), NAME, ADDRESS]
-    child = spawn(Command(["nsenter", network, *program]))
+    own = fleet.plan.cluster.network.nameservers[0]
+    inside = ["nsenter", f"--net=/proc/{network_pid(machine.network_dir)}/ns/net"]
+    run(Command([*inside, "ip", "address", "replace", f"{own}/32", "dev", "kk0"]))
+    child = spawn(Command([*inside, sys.executable, Path(__file__), str(own), NAME, ADDRESS]))
     try:
         yield
     finally:
