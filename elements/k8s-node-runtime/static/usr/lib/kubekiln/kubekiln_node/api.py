@@ -45,8 +45,9 @@ def client_context(*, ca: str, cert: str, key: str) -> ssl.SSLContext:
 def get(server: str, path: str, context: ssl.SSLContext, *, token: str = "") -> Answer:
     """GET `path` from `https://host:port`; no connection, no answer, no exception."""
     host, port = split_server(server)
+    name = f"[{host}]" if ":" in host else host
     bearer = f"Authorization: Bearer {token}\r\n" if token else ""
-    head = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n"
+    head = f"GET {path} HTTP/1.0\r\nHost: {name}\r\nAccept: application/json\r\n"
     request = f"{head}{bearer}\r\n"
     try:
         with (
