@@ -221,7 +221,10 @@ def test_a_balancer_of_two_families_listens_on_both(tmp_path: Path) -> None:
     assert "    bind [::]:6443 v4v6\n" in text(balancer, "/etc/haproxy/haproxy.cfg")
 
 
-def test_addresses_that_a_target_gives_no_machine_are_refused(tmp_path: Path) -> None:
+def test_addresses_that_a_target_gives_no_machine_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QemuTarget, "problems", lambda _: [])
     ipv6 = make_cluster(
         network={"node_cidr": "fd00:80::/64", "gateway": None},
         nodes=[{"name": "lab-1", "role": "single", "address": "fd00:80::11"}],
