@@ -124,8 +124,8 @@ class WantedComponent(Model):
     """Debian's."""
     gomod: WantedBuild | None = None
     """A build from Go modules."""
-    image: WantedImage | None = None
-    """A container image of it."""
+    images: tuple[WantedImage, ...] = ()
+    """Container images of it."""
 
 
 class WantedToolchains(Model):

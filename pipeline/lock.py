@@ -153,8 +153,8 @@ class Release(Model):
     """The distribution's."""
     gomod: GoBuild | None = None
     """Built from Go modules."""
-    image: Image | None = None
-    """The container image made of it."""
+    images: tuple[Image, ...] = ()
+    """The container images made of it."""
 
     def providers(self, architecture: Architecture) -> tuple[ProviderName, ...]:
         """List who can give it for an architecture."""

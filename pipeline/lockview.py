@@ -52,8 +52,8 @@ def detail(lock: Lock, component: str) -> Iterator[str]:
                 yield f"    sha256 {file.sha256}"
                 yield f"    {file.proof.kind}: {file.proof.evidence}"
         yield from _build_lines(release)
-        if release.image:
-            yield f"  image: {release.image.reference}"
+        for image in release.images:
+            yield f"  image: {image.reference}"
 
 
 def _build_lines(release: Release) -> Iterator[str]:

@@ -55,9 +55,9 @@ def _check_release(
         for key in _BUILD_KEYS:
             if fill_in(getattr(want.gomod, key), version) != getattr(release.gomod, key):
                 yield Problem(f"{title}: {key} differ from components.yaml", hint=_UPDATE)
-    image = fill_in(want.image.model_dump(), version) if want.image else None
-    if image != (release.image.model_dump() if release.image else None):
-        yield Problem(f"{title}: image differs from components.yaml", hint=_UPDATE)
+    images = [fill_in(image.model_dump(), version) for image in want.images]
+    if images != [image.model_dump() for image in release.images]:
+        yield Problem(f"{title}: images differ from components.yaml", hint=_UPDATE)
     if not (release.upstream or release.deb or release.gomod):
         yield Problem(f"{title} is locked with nobody to give it", hint=_UPDATE)
 

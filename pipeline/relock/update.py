@@ -101,12 +101,12 @@ class _Updater:
         self, name: str, version: str, wanted: WantedComponent, previous: Release | None
     ) -> Release:
         """Pin one version of one component."""
-        image = wanted.image
+        images = (fill_in(image.model_dump(), version) for image in wanted.images)
         return Release(
             upstream=self._upstream(wanted, version, previous, name),
             deb=self._debian(wanted, version, previous, name),
             gomod=self._build(wanted, version, previous, name),
-            image=Image.model_validate(fill_in(image.model_dump(), version)) if image else None,
+            images=tuple(Image.model_validate(image) for image in images),
         )
 
     def _upstream(

@@ -63,11 +63,11 @@ def choose(fetched: Mapping[str, Fetched]) -> Components:
             for name, path in sorted(got.files.items())
         },
         images={
-            got.image_reference: got.image
+            reference: path
             for _, got in sorted(fetched.items())
-            if got.image and got.image_reference
+            for reference, path in sorted(got.images.items())
         },
-        sandbox_image=fetched["pause"].image_reference or "",
+        sandbox_image=next(iter(fetched["pause"].images), ""),
         providers={component: got.provider for component, got in sorted(fetched.items())},
         reused=all(got.reused for got in fetched.values()),
     )

@@ -4,8 +4,8 @@
 `fetch_components` is thread-safe and made to run beside the root file system. Component keys are
 those of the lock: `kubernetes`, `etcd`, `containerd`, `runc`, `cni-plugins`, `crictl`, `flannel`,
 `coredns`, `pause`. `Fetched.files` maps a program's name to its (executable, read-only) file in the
-store. A component that is also a container image (`coredns`, `pause`) has one file more,
-`Fetched.image`: a tar for `ctr images import`, named `Fetched.image_reference` in the runtime.
+store. Of some programs there are container images as well: `Fetched.images` maps the name in the
+container runtime to a tar for `ctr images import`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,8 @@ class Fetched:
     provider: str
     files: Mapping[str, Path]
     """Program name → file in the store."""
-    image: Path | None = None
-    """The container image as a tar, for components that have one."""
-    image_reference: str | None = None
-    """The name of that image in the container runtime."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    """Name in the container runtime → container image as a tar."""
     reused: bool = False
     """It was in the store already."""
 
@@ -137,17 +135,21 @@ class Fetcher:
         for provider in offering:
             found = self._from_store(provider, request)
             if found:
-                return self._with_image(found, request)
-        return self._with_image(self._from_providers(offering, request), request)
+                return self._with_images(found, request)
+        return self._with_images(self._from_providers(offering, request), request)
 
     def look_up(self, request: Request, order: Sequence[str] | None = None) -> Fetched | None:
         """Find a component in the store; fetches, builds and composes nothing."""
         ways = [self.providers[name] for name in (self.order if order is None else order)]
         offering = (way for way in ways if way.offers(request))
         found = next((f for way in offering if (f := self._from_store(way, request))), None)
-        image = request.release.image
-        if found is None or image is None:
-            return found
+        if found is None:
+            return None
+        images = {i.reference: self._look_up_image(i, found) for i in request.release.images}
+        there = {reference: path for reference, path in images.items() if path}
+        return replace(found, images=there) if len(there) == len(images) else None
+
+    def _look_up_image(self, image: Image, found: Fetched) -> Path | None:
         roots = None
         if image.ca_certificates is not None:
             certificates = self.look_up(*self._dependency("ca-certificates", image.ca_certificates))
@@ -155,7 +157,7 @@ class Fetcher:
                 return None
             roots = certificates.files["roots.crt"]
         composed = self.context.store.lookup(_compose_key(image, found, roots))
-        return _imaged(found, image, composed[f"{found.component}.tar"]) if composed else None
+        return composed[_file_name(image)] if composed else None
 
     def _from_store(self, provider: Provider, request: Request) -> Fetched | None:
         files = self.context.store.lookup(provider.key(request))
@@ -205,14 +207,12 @@ class Fetcher:
         order += [n for n in _DEPENDENCY_PROVIDERS if n not in order]
         return request, order
 
-    def _with_image(self, fetched: Fetched, request: Request) -> Fetched:
-        image = request.release.image
-        if image is None:
-            return fetched
-        return _imaged(fetched, image, self._compose(image, fetched))
+    def _with_images(self, fetched: Fetched, request: Request) -> Fetched:
+        images = {i.reference: self._compose(i, fetched) for i in request.release.images}
+        return replace(fetched, images=images)
 
     def _compose(self, image: Image, fetched: Fetched) -> Path:
-        store, name = self.context.store, f"{fetched.component}.tar"
+        store, name = self.context.store, _file_name(image)
         roots = self._ca_certificates(image)
         key = _compose_key(image, fetched, roots)
         with store.lock(key):
@@ -244,8 +244,8 @@ def _compose_key(image: Image, fetched: Fetched, roots: Path | None) -> str:
     )  # fmt: skip
 
 
-def _imaged(fetched: Fetched, image: Image, path: Path) -> Fetched:
-    return replace(fetched, image=path, image_reference=image.reference)
+def _file_name(image: Image) -> str:
+    return f"{image.binary}.tar"
 
 
 def _fetched(

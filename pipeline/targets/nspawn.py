@@ -32,6 +32,7 @@ from pipeline.targets.processes import (
 from pipeline.targets.roots import ensure_root
 
 SCRIPT = Path(__file__).with_name("nspawn-machine.sh")
+COPY_CONTAINERD = Path(__file__).with_name("copy-containerd.sh")
 # There when systemd is this host's init (sd_booted(3)).
 SYSTEMD = Path("/run/systemd/system")
 # For flannel's udp backend; a kernel without TUN has none, and then nothing is lost but that.
@@ -143,12 +144,8 @@ def prepare(machine: Machine, lower: Path) -> None:
         # containerd's own snapshots are overlays, and an overlay can't be the upper layer of
         # another: its directory is a plain one, with the images that the golden image carries.
         half = machine.run_dir / "containerd.half"
-        image_state = lower / "var/lib/containerd"
-        run(Command(["rm", "-rf", half], as_root=True))
-        if run(Command(["test", "-d", image_state], as_root=True), check=False).returncode == 0:
-            run(Command(["cp", "-a", "--reflink=auto", image_state, half], as_root=True))
-        else:
-            run(Command(["mkdir", "-m", "0710", half], as_root=True))
+        copy = ["bash", COPY_CONTAINERD, lower / "var/lib/containerd", half]
+        run(Command(copy, as_root=True))
         run(Command(["mv", "-T", half, containerd], as_root=True))
     for trace in ("started", "console.log", "keeper.log", "proxy.log"):
         run(Command(["rm", "-f", machine.run_dir / trace], as_root=True))

@@ -222,10 +222,13 @@ def test_container_images_are_loaded_by_the_pinned_containerd_and_the_sandboxs_i
     build.run_outside("post-root.d/50-k8s-images")
 
     said = [line.partition("--namespace k8s.io ")[2] for line in build.log()]
-    assert said[-3:] == [
-        "images import --platform linux/amd64 --snapshotter overlayfs /a.tar",
-        "images import --platform linux/amd64 --snapshotter overlayfs /b.tar",
+    how = "images import --local --discard-unpacked-layers --platform linux/amd64"
+    assert said[-5:] == [
+        f"{how} --snapshotter overlayfs /a.tar",
+        f"{how} --snapshotter overlayfs /b.tar",
         "images label registry.k8s.io/pause:1 io.cri-containerd.pinned=pinned",
+        "leases create --id k8s-images",
+        "leases delete --sync k8s-images",
     ]
 
 

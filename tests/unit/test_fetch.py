@@ -222,12 +222,10 @@ def test_a_component_with_an_image_gives_the_same_image_every_time(
 ) -> None:
     image = {"reference": "registry.k8s.io/tool:1.0", "entrypoint": ["/tool"], "binary": "tool"}
     upstream = artefact(site.url + PATH, ARCHIVE, FILES)
-    lock = lock_of({"pkg": {"1.0": {"upstream": {"amd64": [upstream]}, "image": image}}})
+    lock = lock_of({"pkg": {"1.0": {"upstream": {"amd64": [upstream]}, "images": [image]}}})
 
     first = fetch(lock, tmp_path)["pkg"]
     second = fetch(lock, tmp_path / "elsewhere")["pkg"]
 
-    assert first.image_reference == "registry.k8s.io/tool:1.0"
-    assert first.image is not None
-    assert second.image is not None
-    assert first.image.name == second.image.name
+    assert list(first.images) == ["registry.k8s.io/tool:1.0"]
+    assert [p.name for p in first.images.values()] == [p.name for p in second.images.values()]

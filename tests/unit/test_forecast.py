@@ -72,7 +72,7 @@ def test_what_is_in_the_caches_is_known(
     (tmp_path / "tool").write_text("tool")
     files = {"tool": tmp_path / "tool"}
     found = {
-        name: Fetched(name, version, "amd64", "gomod", files, tmp_path / "tool", name)
+        name: Fetched(name, version, "amd64", "gomod", files, {name: tmp_path / "tool"})
         for name, version in image.components.items()
     }
     monkeypatch.setattr(forecast, "look_up_components", lambda *_: (found, []))
@@ -122,7 +122,7 @@ def composed_lock(site: Site) -> Lock:
     site.files["/tool.tar.gz"] = content
     entry = artefact(f"{site.url}/tool.tar.gz", content, {"tool": "tool"})
     image = {"reference": "tool:1", "binary": "tool", "entrypoint": ["/tool"]}
-    return lock_of({"tool": {"1.0": {"upstream": {"amd64": [entry]}, "image": image}}})
+    return lock_of({"tool": {"1.0": {"upstream": {"amd64": [entry]}, "images": [image]}}})
 
 
 def test_looking_up_finds_what_was_fetched_and_composed_and_asks_nobody(tmp_path: Path) -> None:
@@ -143,6 +143,5 @@ def test_looking_up_finds_what_was_fetched_and_composed_and_asks_nobody(tmp_path
         found = fetcher.look_up(wanted)
 
     assert found is not None and asked == len(site.requests)
-    assert (found.files, found.image, found.image_reference) == (
-        fetched.files, fetched.image, "tool:1"
-    )  # fmt: skip
+    assert (found.files, found.images) == (fetched.files, fetched.images)
+    assert list(found.images) == ["tool:1"]

@@ -13,6 +13,7 @@ import pytest
 
 from kubekiln.errors import KubekilnError
 from kubekiln.files import locked
+from kubekiln.process import Command, run
 from pipeline.targets import netns, nspawn, roots
 from pipeline.targets.ports import check_port
 from tests.support.machines import make_machine
@@ -46,6 +47,32 @@ def test_the_machine_gets_tun_if_this_host_has_it(
     command = nspawn.nspawn_command(make_machine(tmp_path))
 
     assert (f"--bind={tun}" in command) is is_there
+
+
+@pytest.mark.processes("bash")
+def test_unpacked_images_are_shared_and_what_containerd_writes_is_not(tmp_path: Path) -> None:
+    names = ("snapshots/1/fs/tool", "metadata.db")
+    shared, own = (Path("io.containerd.snapshotter.v1.overlayfs") / name for name in names)
+    other = Path("io.containerd.metadata.v1.bolt/meta.db")
+    for name in (shared, own, other):
+        (tmp_path / "image" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "image" / name).write_text(name.name)
+
+    run(Command(["bash", nspawn.COPY_CONTAINERD, tmp_path / "image", tmp_path / "own"]))
+
+    assert {p.name for p in (tmp_path / "own").rglob("*") if p.is_file()} == {
+        "tool", "metadata.db", "meta.db"
+    }  # fmt: skip
+    assert (tmp_path / "own" / shared).samefile(tmp_path / "image" / shared)
+    assert not (tmp_path / "own" / own).samefile(tmp_path / "image" / own)
+    assert not (tmp_path / "own" / other).samefile(tmp_path / "image" / other)
+
+
+@pytest.mark.processes("bash")
+def test_an_image_without_container_images_gives_an_empty_directory(tmp_path: Path) -> None:
+    run(Command(["bash", nspawn.COPY_CONTAINERD, tmp_path / "none", tmp_path / "own"]))
+
+    assert list((tmp_path / "own").iterdir()) == []
 
 
 def test_the_process_carries_the_run_directory_by_which_it_is_found(tmp_path: Path) -> None:
