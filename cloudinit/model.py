@@ -17,6 +17,7 @@ from cloudinit.families import IPAddress, IPInterface
 from cloudinit.modeltypes import (
     Addresses,
     AlgorithmName,
+    BootstrapName,
     DatasourceName,
     Label,
     RoleName,
@@ -129,6 +130,9 @@ class Cluster(Model):
     """Version of Kubernetes; the image's must be the same."""
     image: str = "debian-13"
     """Image that the nodes boot from: a name under configs/images, or a path."""
+    bootstrap: BootstrapName = "systemd"
+    """How the control plane comes to be: as units of systemd of which rendering decides all, or by
+    `kubeadm init` and `join` as static pods (docs/kubeadm.md)."""
     datasource: DatasourceName = "nocloud"
     """Where the nodes get their user-data from; its size limit must hold."""
     network: NetworkConfig

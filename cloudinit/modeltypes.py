@@ -24,6 +24,7 @@ _LABEL_START = r"^[a-z0-9][-a-z0-9]{0,57}$"
 DOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 RoleName = Literal["single", "master", "etcd", "worker", "lb"]
+BootstrapName = Literal["systemd", "kubeadm"]
 DatasourceName = Literal[
     "nocloud", "ec2", "linode", "hetzner", "cloudstack", "openstack", "azure", "vsphere", "gce"
 ]

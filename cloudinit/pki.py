@@ -152,6 +152,15 @@ def load_key(pem: Secret) -> PrivateKey:
     return key
 
 
+def public_pem(key: Secret) -> bytes:
+    """Give the public half of a private key, as PEM."""
+    return (
+        load_key(key)
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
 def validity(certificate: bytes) -> tuple[datetime, datetime]:
     """Give when a PEM certificate begins and ends."""
     loaded = x509.load_pem_x509_certificate(certificate)

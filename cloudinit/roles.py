@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a node of each role consist of? (THE table: role → ordered parts.)"""
+"""What does a node of each role consist of? (THE table: bootstrap, role → ordered parts.)"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Literal
 
-from cloudinit.modeltypes import RoleName
+from cloudinit.modeltypes import BootstrapName, RoleName
 from cloudinit.part import Context, NodeFile, Part, PartFunction
 from cloudinit.parts import (
     addons,
     admin,
     apiserver,
     approver,
+    authorities,
     balancer,
     bootstrap,
     controllers,
@@ -20,6 +21,7 @@ from cloudinit.parts import (
     etcd,
     flannel,
     joining,
+    kubeadm,
     kubelet,
     network,
     pools,
@@ -28,7 +30,18 @@ from cloudinit.parts import (
     vip,
 )
 
-ROLES: dict[RoleName | Literal["pool"], tuple[PartFunction, ...]] = {
+Roles = dict[RoleName | Literal["pool"], tuple[PartFunction, ...]]
+
+# The same in every way: nothing of Kubernetes runs on it.
+_LB: tuple[PartFunction, ...] = (
+    network.render,
+    trust.render,
+    balancer.render_public,
+    vip.render,
+)
+
+# Everything is decided here, and runs as units.
+_SYSTEMD: Roles = {
     # A whole cluster on one machine.
     "single": (
         network.render,
@@ -86,20 +99,55 @@ ROLES: dict[RoleName | Literal["pool"], tuple[PartFunction, ...]] = {
         flannel.render_in_pool,
         dnscache.render,
     ),
-    "lb": (
+    "lb": _LB,
+}
+
+# kubeadm makes the control plane, of authorities that are decided here; pods' network, services'
+# addresses and the way to the API are as above.
+_KUBEADM: Roles = {
+    "single": (
         network.render,
         trust.render,
-        balancer.render_public,
-        vip.render,
+        authorities.render,
+        kubeadm.render_single,
+        proxy.render,
+        flannel.render,
+        bootstrap.render,
+        addons.render,
+        approver.render,
     ),
+    "master": (
+        network.render,
+        trust.render,
+        authorities.render,
+        balancer.render,
+        vip.render,
+        kubeadm.render_master,
+        proxy.render,
+        flannel.render,
+        bootstrap.render,
+        addons.render,
+        approver.render,
+    ),
+    "worker": (
+        network.render,
+        trust.render,
+        balancer.render,
+        kubeadm.render_worker,
+        proxy.render,
+        flannel.render,
+    ),
+    "lb": _LB,
 }
+
+ROLES: dict[BootstrapName, Roles] = {"systemd": _SYSTEMD, "kubeadm": _KUBEADM}
 
 
 def compose(context: Context) -> Part:
     """Join the parts of the node's role; each file knows its part, no path is written twice."""
     files: dict[str, NodeFile] = {}
     units: list[str] = []
-    for function in ROLES[context.owner.role]:
+    for function in ROLES[context.cluster.bootstrap][context.owner.role]:
         part = function(context)
         name = function.__module__.rpartition(".")[2]
         for file in part.files:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from cloudinit.bootstraprules import BOOTSTRAP_RULES
 from cloudinit.finding import Finding, Rule
 from cloudinit.flannelbackends import FLANNEL_RULES
 from cloudinit.labels import labels_are_the_kubelets_to_set
@@ -93,6 +94,7 @@ RULES: tuple[Rule, ...] = (
     ports_of_a_master_are_distinct,
     *NIC_RULES,
     *POOL_RULES,
+    *BOOTSTRAP_RULES,
 )
 
 

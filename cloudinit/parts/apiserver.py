@@ -49,7 +49,12 @@ def server_spec(context: Context) -> LeafSpec:
 def render(context: Context) -> Part:
     """Give the API server with all its credentials."""
     return Part(
-        files=(*_certificates(context), *_policies(context), unit("kube-apiserver.service")),
+        files=(
+            *_certificates(context),
+            *policies(context),
+            _environment(context),
+            unit("kube-apiserver.service"),
+        ),
         units=("kube-apiserver.service",),
     )
 
@@ -88,9 +93,22 @@ def _certificates(context: Context) -> tuple[NodeFile, ...]:
     )
 
 
-def _policies(context: Context) -> tuple[NodeFile, ...]:
+def policies(context: Context) -> tuple[NodeFile, ...]:
+    """Give what it admits, whom it knows, what it notes, and how it keeps secrets."""
+    encryption = from_template(
+        f"{_ETC}/encryption.yaml", {"key": context.state.encryption_key().reveal_text()}
+    )
+    return (
+        from_static(f"{_ETC}/admission.yaml"),
+        from_static(f"{_ETC}/audit-policy.yaml"),
+        from_static(f"{_ETC}/authentication.yaml"),
+        encryption,
+    )
+
+
+def _environment(context: Context) -> NodeFile:
     cluster = context.cluster
-    environment = from_template(
+    return from_template(
         f"{_ETC}/kube-apiserver.env",
         {
             "bootstrap_tokens": str(bool(cluster.pools)).lower(),
@@ -111,16 +129,6 @@ def _policies(context: Context) -> tuple[NodeFile, ...]:
             "planned_nodes",
             "pools",
         ),
-    )
-    encryption = from_template(
-        f"{_ETC}/encryption.yaml", {"key": context.state.encryption_key().reveal_text()}
-    )
-    return (
-        from_static(f"{_ETC}/admission.yaml"),
-        from_static(f"{_ETC}/audit-policy.yaml"),
-        from_static(f"{_ETC}/authentication.yaml"),
-        encryption,
-        environment,
     )
 
 

@@ -16,7 +16,7 @@ from cloudinit.pki import LeafSpec
 
 PKI_DIR = "/etc/etcd/pki"
 _OWNER = "etcd:etcd"
-_MIB = 1 << 20
+MIB = 1 << 20
 _LOOPBACK = ip_address("127.0.0.1")
 _DEFAULTS = Etcd()
 
@@ -79,7 +79,7 @@ def _settings(context: Context, database: Database) -> NodeFile:
         "metrics_port": database.metrics_port,
         "name": node.name,
         "peer_port": database.peer_port,
-        "quota_bytes": quota_mib * _MIB,
+        "quota_bytes": quota_mib * MIB,
         # Members of one database take none of another's into theirs.
         "token": cluster.name if is_main else f"{cluster.name}-events",
         "tuning": _tuning(cluster.etcd),

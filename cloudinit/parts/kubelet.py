@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cloudinit.credentials import identity, kubeconfig_file
 from cloudinit.families import joined
+from cloudinit.model import Cluster
 from cloudinit.nodepool import LABEL, Taint
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
 
@@ -32,7 +34,7 @@ def render(context: Context) -> Part:
             *identity(context, "kubelet", user, organization="system:nodes"),
             _configuration(context, [_MASTERS_TAINT] if tainted else []),
             environment,
-            _resolver(context),
+            resolver(context),
             unit(_UNIT),
         ),
         units=(_UNIT,),
@@ -63,7 +65,7 @@ def render_in_pool(context: Context) -> Part:
             ),
             _configuration(context, [_written(taint) for taint in pool.taints]),
             environment,
-            _resolver(context),
+            resolver(context),
             unit(_UNIT),
             from_static(f"/etc/systemd/system/{_UNIT}.d/10-pool.conf"),
         ),
@@ -80,7 +82,8 @@ def _written(taint: Taint) -> dict[str, str]:
     return {"effect": taint.effect, "key": json.dumps(taint.key), **value}
 
 
-def _resolver(context: Context) -> NodeFile:
+def resolver(context: Context) -> NodeFile:
+    """Give the name servers of pods that use the node's."""
     # A file of its own, not the host's: what pods get must not depend on who manages that.
     return from_template(
         "/etc/kubernetes/resolv.conf",
@@ -90,17 +93,21 @@ def _resolver(context: Context) -> NodeFile:
     )
 
 
-def _configuration(context: Context, taints: Sequence[Mapping[str, str]]) -> NodeFile:
-    network, settings = context.cluster.network, context.cluster.kubelet
-    view = {
+def settings_view(cluster: Cluster) -> dict[str, Any]:
+    """Give what is the same for every kubelet of a cluster."""
+    network, settings = cluster.network, cluster.kubelet
+    return {
         "disk": settings.reserved_disk_mib,
         "dns_ip": network.pod_dns,
         "domain": network.domain,
         "max_pods": settings.max_pods,
         "memory": settings.reserved_memory_mib,
         "pod_pids_limit": settings.pod_pids_limit,
-        "taints": taints,
     }
+
+
+def _configuration(context: Context, taints: Sequence[Mapping[str, str]]) -> NodeFile:
+    view = {**settings_view(context.cluster), "taints": taints}
     keys = (
         "network.dns_cache" if network.dns_cache else "network.dns_ip",
         "network.domain",

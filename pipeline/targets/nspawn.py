@@ -144,8 +144,8 @@ def prepare(machine: Machine, lower: Path) -> None:
         # containerd's own snapshots are overlays, and an overlay can't be the upper layer of
         # another: its directory is a plain one, with the images that the golden image carries.
         half = machine.run_dir / "containerd.half"
-        copy = ["bash", COPY_CONTAINERD, lower / "var/lib/containerd", half]
-        run(Command(copy, as_root=True))
+        image_state = lower / "var/lib/containerd"
+        run(Command(["bash", COPY_CONTAINERD, image_state, half], as_root=True))
         run(Command(["mv", "-T", half, containerd], as_root=True))
     for trace in ("started", "console.log", "keeper.log", "proxy.log"):
         run(Command(["rm", "-f", machine.run_dir / trace], as_root=True))

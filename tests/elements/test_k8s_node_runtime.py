@@ -50,6 +50,9 @@ def test_only_cgroup_v1_takes_the_cgroups_from_systemd(tmp_path: Path, cgroup: s
     assert kubelet["kind"] == "KubeletConfiguration"
     assert kubelet["oomScoreAdj"] == 0
     assert "restrict_oom_score_adj = true" in containerd
+    assert (tmp_path / "run/kubeadm.env").read_text() == (
+        "IGNORE_PREFLIGHT_ERRORS=SystemVerification\n"
+    )
     is_v1 = cgroup == "tmpfs"
     assert (kubelet.get("cgroupDriver") == "cgroupfs") is is_v1
     assert (kubelet.get("failCgroupV1") is False) is is_v1

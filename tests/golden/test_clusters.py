@@ -27,11 +27,14 @@ from tests.support.clusters import NOW, make_project
 
 HERE = Path(__file__).parent
 # Each example that the project comes with; of several nodes of one role the first.
-CLUSTERS = ("dual-stack", "ha-external", "ha-stacked", "pool", "single-master", "solo")
+CLUSTERS = (
+    "dual-stack", "ha-external", "ha-stacked", "kubeadm", "pool", "single-master", "solo"
+)  # fmt: skip
 # Name → the example, and what is changed in it.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "large": ("ha-stacked", {"planned_nodes": 5000, "network": {"pod_cidr": "10.128.0.0/11"}}),
 }
+_PUBLIC_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----\n", re.DOTALL)
 _KEY = re.compile(r"-----BEGIN (\w+) PRIVATE KEY-----.*?-----END \1 PRIVATE KEY-----\n", re.DOTALL)
 
 
@@ -130,6 +133,7 @@ def normalise(file: NodeFile) -> str:
     if "-----BEGIN CERTIFICATE-----" in text:
         return describe(file.content)
     text = _KEY.sub(r"<\1 private key>\n", text)
+    text = _PUBLIC_KEY.sub("<public key>\n", text)
     if file.path == "/etc/kubernetes/encryption.yaml":
         text = re.sub(r"secret: \S+", "secret: <secret>", text)
     if file.path == MANIFEST_PATH:

@@ -86,4 +86,4 @@ def test_an_unknown_cluster_is_named_with_those_there_are(project_dir: Path) -> 
     with pytest.raises(ConfigError, match="no cluster named 'nosuch'") as error:
         run("validate", "nosuch")
 
-    assert "ha-stacked, lab, pool, single-master, solo" in str(error.value)
+    assert "ha-stacked, kubeadm, lab, pool, single-master, solo" in str(error.value)

@@ -165,6 +165,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no room for pods": ({"network": {"mtu": 600}}, "give network.mtu: 626 or more"),
     "no master": (masters("worker", "lb"), "no node has role single or master"),
     "two members": (masters("master", "master"), "etcd would have 2 members"),
+    "no etcd with kubeadm": (
+        masters("master", "etcd", bootstrap="kubeadm"),
+        "has role etcd, which bootstrap: kubeadm does not know",
+    ),
+    "no events apart with kubeadm": (
+        masters("master", bootstrap="kubeadm", etcd={"events": True}),
+        "which bootstrap: kubeadm does not know",
+    ),
     "nine members": (masters("master", *["etcd"] * 9), "each of which must take every write"),
     "address elsewhere": (masters("master", api={"vip": "10.9.0.9"}), "vip 10.9.0.9 is not a host"),
     "a node's address": (masters("master", api={"vip": "10.80.0.20"}), "machine's own address"),

@@ -13,11 +13,15 @@ import pytest
 from cloudinit.networkmodel import NODE_LOCAL_DNS
 from tests.conftest import ROOT
 
-UNITS = sorted((ROOT / "cloudinit" / "units").glob("*.service"))
+PLACE = ROOT / "cloudinit" / "units"
+COMMON = sorted(PLACE.glob("*.service"))
+# Each is there instead of the unit of its name.
+INSTEAD = sorted(PLACE.glob("*/*.service"))
+UNITS = [*COMMON, *INSTEAD]
 # Units that are started under another name as well.
 COPIES = {"etcd-events.service": "etcd.service"}
 SIZED = "$SIZE_FLAGS"
-IDS = [unit.name for unit in UNITS]
+IDS = [str(unit.relative_to(PLACE)) for unit in UNITS]
 IMAGE_UNITS = ROOT / "elements" / "k8s-node-runtime" / "static" / "usr/lib/systemd/system"
 # What belongs to systemd itself or comes with the image's packages.
 _STUBS = (
@@ -81,11 +85,13 @@ def verify(root: Path, names: list[str]) -> str:
 
 
 @pytest.mark.processes("systemd-analyze")
-def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path) -> None:
-    plant_root(tmp_path, UNITS, copies=True)
+@pytest.mark.parametrize("instead", [[], INSTEAD], ids=["systemd", "kubeadm"])
+def test_systemd_has_nothing_to_say_of_the_units(instead: list[Path], tmp_path: Path) -> None:
+    units = list({unit.name: unit for unit in (*COMMON, *instead)}.values())
+    plant_root(tmp_path, units, copies=True)
 
-    assert len(UNITS) >= 9
-    assert verify(tmp_path, [*IDS, *COPIES]) == ""
+    assert len(units) >= 9
+    assert verify(tmp_path, [*(unit.name for unit in units), *COPIES]) == ""
 
 
 @pytest.mark.processes("systemd-analyze")
@@ -162,14 +168,13 @@ def test_units_hold_nothing_that_differs_by_cluster() -> None:
 
 
 def test_cis_flags_of_the_control_plane_are_on_the_command_lines() -> None:
-    directory = ROOT / "cloudinit" / "units"
     for name, wanted in {
         "kube-apiserver.service": CIS_APISERVER,
         "kube-controller-manager.service": CIS_CONTROLLER_MANAGER,
         "kube-scheduler.service": {"--profiling=false", "--bind-address=127.0.0.1"},
         "etcd.service": CIS_ETCD,
     }.items():
-        present = set(flags(directory / name))
+        present = set(flags(PLACE / name))
         names = {line.split("=")[0] for line in present}
         assert {w for w in wanted if w not in present and w not in names} == set(), name
 

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does each machine make or join a cluster by kubeadm at the right moment, and once?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kubekiln.process import Command, Result, run
+from tests.support.node_runtime import PROGRAMS_DIR
+
+pytestmark = pytest.mark.processes("kubeadm-run")
+
+MASTER_JOIN = "kind: JoinConfiguration\ncontrolPlane:\n  x: y\n"
+WORKER_JOIN = "kind: JoinConfiguration\n"
+FIRST_MASTER = {"kubeadm/init.yaml": "", "kubeadm/join.yaml": MASTER_JOIN}
+ANOTHER_MASTER = {"kubeadm/join.yaml": MASTER_JOIN}
+WORKER = {"kubeadm/join.yaml": WORKER_JOIN}
+SINGLE = {"kubeadm/init.yaml": ""}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The program with a fake kubeadm and a fake look at the balancer."""
+
+    root: Path
+
+    def put(self, files: Mapping[str, str]) -> Machine:
+        for path, text in files.items():
+            (self.root / "etc" / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / "etc" / path).write_text(text)
+        return self
+
+    def run(self, *, served: bool = False, fails: bool = False, ignored: str = "") -> Result:
+        programs = self.root / "bin"
+        programs.mkdir(exist_ok=True)
+        shutil.copy(PROGRAMS_DIR / "kubeadm-run", programs)
+        log = self.root / "log"
+        log.unlink(missing_ok=True)
+        for name, status in (("kubeadm", int(fails)), ("wait-for-api", int(not served))):
+            words = '"$1"' if name == "wait-for-api" else '"$@"'
+            program = programs / name
+            program.write_text(f"#!/bin/sh\necho {name} {words} >>{log}\nexit {status}\n")
+            program.chmod(0o755)
+        env = {"PATH": f"{programs}:/usr/bin:/bin", "API_URL": "https://127.0.0.1:7443"}
+        if ignored:
+            env["IGNORE_PREFLIGHT_ERRORS"] = ignored
+        places = (self.root / "etc", self.root / "state")
+        return run(Command([programs / "kubeadm-run", *places], env=env), check=False)
+
+    def verbs(self) -> list[str]:
+        log = self.root / "log"
+        lines = log.read_text().splitlines() if log.is_file() else []
+        return [line.split()[1] for line in lines if line.startswith("kubeadm ")]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "served", "verbs"),
+    [
+        pytest.param(SINGLE, False, ["init"], id="a single machine"),
+        pytest.param(FIRST_MASTER, False, ["init"], id="the first master where there is nobody"),
+        pytest.param(FIRST_MASTER, True, ["join"], id="the first master that lost its disk"),
+        pytest.param(ANOTHER_MASTER, True, ["join"], id="another master"),
+        pytest.param(WORKER, True, ["join"], id="a worker"),
+        pytest.param(WORKER, False, ["join"], id="a worker that waited long enough"),
+    ],
+)
+def test_it_does_once_what_the_machine_is_for(
+    machine: Machine, files: Mapping[str, str], served: bool, verbs: list[str]
+) -> None:
+    machine.put(files)
+
+    assert machine.run(served=served).returncode == 0
+    assert machine.verbs() == verbs
+    assert machine.run(served=served).returncode == 0
+    assert machine.verbs() == []
+
+
+def test_an_init_that_was_cut_off_is_taken_up_again_though_the_api_answers(
+    machine: Machine,
+) -> None:
+    machine.put(FIRST_MASTER)
+
+    assert machine.run(fails=True).returncode != 0
+    assert machine.run(served=True).returncode == 0
+    assert machine.verbs() == ["init"]
+
+
+def test_a_join_that_failed_is_tried_again(machine: Machine) -> None:
+    machine.put(WORKER)
+
+    assert machine.run(served=True, fails=True).returncode != 0
+    assert machine.run(served=True).returncode == 0
+    assert machine.verbs() == ["join"]
+
+
+@pytest.mark.parametrize(
+    ("files", "left", "verbs"),
+    [
+        pytest.param(WORKER, ["kubelet.conf"], [], id="a worker with its identity"),
+        pytest.param(ANOTHER_MASTER, ["kubelet.conf"], ["join"], id="a master without etcd"),
+        pytest.param(
+            ANOTHER_MASTER, ["kubelet.conf", "manifests/etcd.yaml"], [], id="a whole master"
+        ),
+    ],
+)
+def test_a_machine_that_is_a_node_does_not_join_once_more(
+    machine: Machine, files: Mapping[str, str], left: list[str], verbs: list[str]
+) -> None:
+    machine.put(files).put(dict.fromkeys(left, ""))
+
+    assert machine.run(served=True).returncode == 0
+    assert machine.verbs() == verbs
+
+
+def test_what_a_container_cannot_show_is_left_out_of_the_checks(machine: Machine) -> None:
+    machine.put(SINGLE)
+
+    machine.run(ignored="SystemVerification")
+
+    assert "--ignore-preflight-errors=SystemVerification" in (machine.root / "log").read_text()
