@@ -169,6 +169,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         masters("master", "etcd", bootstrap="kubeadm"),
         "has role etcd, which bootstrap: kubeadm does not know",
     ),
+    "no pools with kubeadm": (
+        masters(
+            "master",
+            bootstrap="kubeadm",
+            pools=[{"name": "p", "addresses": "10.80.0.128/25", "max_nodes": 5}],
+        ),
+        "pools are not for clusters of bootstrap: kubeadm",
+    ),
     "no events apart with kubeadm": (
         masters("master", bootstrap="kubeadm", etcd={"events": True}),
         "which bootstrap: kubeadm does not know",
