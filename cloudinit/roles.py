@@ -112,6 +112,7 @@ _KUBEADM: Roles = {
         kubeadm.render_single,
         proxy.render,
         flannel.render,
+        dnscache.render,
         bootstrap.render,
         addons.render,
         approver.render,
@@ -125,6 +126,7 @@ _KUBEADM: Roles = {
         kubeadm.render_master,
         proxy.render,
         flannel.render,
+        dnscache.render,
         bootstrap.render,
         addons.render,
         approver.render,
@@ -136,6 +138,7 @@ _KUBEADM: Roles = {
         kubeadm.render_worker,
         proxy.render,
         flannel.render,
+        dnscache.render,
     ),
     "lb": _LB,
 }

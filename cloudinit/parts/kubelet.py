@@ -109,7 +109,7 @@ def settings_view(cluster: Cluster) -> dict[str, Any]:
 def _configuration(context: Context, taints: Sequence[Mapping[str, str]]) -> NodeFile:
     view = {**settings_view(context.cluster), "taints": taints}
     keys = (
-        "network.dns_cache" if network.dns_cache else "network.dns_ip",
+        "network.dns_cache" if context.cluster.network.dns_cache else "network.dns_ip",
         "network.domain",
         "kubelet.max_pods",
         "kubelet.pod_pids_limit",
