@@ -60,8 +60,8 @@ class QemuTarget:
     families = frozenset({4})
 
     def problems(self) -> list[Problem]:
-        """Say which tool lacks or is too old."""
-        found = [
+        """Say which tool lacks."""
+        return [
             Problem(
                 f"program {tool!r} not found (needed to run virtual machines)",
                 hint="`make setup` installs it",
@@ -69,20 +69,12 @@ class QemuTarget:
             for tool in (QEMU, "qemu-img")
             if find_tool(tool) is None
         ]
-        if not found and qemu_version() < _JOINS_SINCE:
-            old, new = (".".join(map(str, version)) for version in (qemu_version(), _JOINS_SINCE))
-            found.append(
-                Problem(
-                    f"QEMU {old} can't join machines to a network (-netdev stream came with {new})",
-                    hint="install a newer one, or run with --target nspawn",
-                )
-            )
-        return found
 
     def boot(self, machine: Machine) -> None:
         """Make the machine's disk on top of the image's, and start QEMU in the background."""
         if _pids(machine):
             return
+        check_version()
         make_dir(machine.run_dir)
         join(machine)
         make_disk(machine)
@@ -146,6 +138,17 @@ def qemu_version() -> tuple[int, int]:
     if not match:
         raise KubekilnError(f"{QEMU} does not tell its version: {said[:80]!r}")
     return int(match[1]), int(match[2])
+
+
+def check_version() -> None:
+    """Raise KubekilnError if this QEMU can't join machines to a network."""
+    found = qemu_version()
+    if found < _JOINS_SINCE:
+        old, new = (".".join(map(str, version)) for version in (found, _JOINS_SINCE))
+        raise KubekilnError(
+            f"QEMU {old} can't join machines to a network (-netdev stream came with {new})",
+            hint="install a newer one, or run with --target nspawn",
+        )
 
 
 def make_disk(machine: Machine) -> None:
