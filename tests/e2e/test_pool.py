@@ -200,6 +200,12 @@ def test_machines_that_may_not_join_say_why(lab: Lab, pool: Fleet, tmp_path: Pat
     pool.add("batch-3", seed_dir=write_seed(old, pool.plan.cluster, "batch-3"))
     pool.kubectl("delete", "secrets", "-n=kube-system", "--field-selector",
                  "type=bootstrap.kubernetes.io/token")  # fmt: skip
+    # The API server remembers a token that it knew for ten seconds.
+    until(
+        lambda: b"Unauthorized" in as_token(pool, tmp_path, "get", "nodes").stderr,
+        what="the token is refused",
+        timeout_s=60,
+    )
 
     pool.boot(["web-1", "batch-3", "batch-4"])
 

@@ -126,7 +126,7 @@ def _client_problems(csr: Object, claim: Claim, facts: Facts, declared: Iterable
     if request.has_extensions:
         problems.append("it asks for extensions")
     if node in declared or not claim.is_possible:
-        problems.append(f"{node!r} is no name of pool {pool.name}, whose begin with {pool.prefix}")
+        problems.append(f"{node!r} is no name of pool {pool.name}: they begin with {pool.prefix}")
     if facts.own is not None:
         problems.append(f"there is a Node {node} already; if its machine is gone, delete that Node")
     if facts.rival:
