@@ -41,6 +41,18 @@ def test_a_closed_gate_gives_every_reason() -> None:
     )
 
 
+def test_a_gate_that_opened_after_all_is_no_refusal() -> None:
+    report = parse_console(
+        "KUBEKILN phase=userdata t=4.0 node=lab-1\n"
+        'KUBEKILN gate=closed reason="DHCP gave 10.80.0.99" t=20.0 node=lab-1\n'
+        "KUBEKILN gate=open t=50.0 node=lab-1\n"
+        "KUBEKILN phase=activated t=50.0 node=lab-1\n"
+    )
+
+    assert report.refusals == ()
+    assert report.has("activated")
+
+
 def test_a_reboot_starts_a_new_report() -> None:
     first = "KUBEKILN phase=userdata t=1.9 node=a\nKUBEKILN phase=ready t=9.0 node=a\n"
     done = "KUBEKILN complete t=9.5 node=a\n"
