@@ -115,10 +115,11 @@ def render_stacked(context: Context) -> Part:
 def client_urls(context: Context, database: Database = MAIN) -> tuple[str, ...]:
     """Say where this node's API server finds a database: its own member if it has one.
 
-    With that member gone the API server isn't ready, and its balancers take another master.
+    With that member gone the API server isn't ready, and its balancers take another master. For
+    events any member will do: a master is ready without them, but does not start.
     """
     members = context.cluster.etcd_members
-    if context.node in members:
+    if context.node in members and database is MAIN:
         return (f"https://{_LOOPBACK}:{database.client_port}",)
     return tuple(f"https://{in_url(_address(member))}:{database.client_port}" for member in members)
 

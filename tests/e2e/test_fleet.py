@@ -97,6 +97,7 @@ def test_kubelets_have_renewed_their_client_certificates_before_those_end(ha: Fl
 def test_a_kubelet_that_lost_its_serving_certificate_gets_another_one(ha: Fleet) -> None:
     name, other = "hs-worker-1", "hs-worker-2"
     address = ha.machines[name].address.ip
+    until(lambda: ha.certificates(name, SERVING), what="a first serving certificate", timeout_s=60)
     before = ha.certificates(name, SERVING)[0]
 
     ha.inside(name, "/usr/bin/sh", "-c", f"rm {SERVING.replace('current', '*')}")

@@ -76,7 +76,8 @@ def test_a_large_cluster_has_what_its_row_says(tmp_path: Path) -> None:
 
     api = environment(files, "/etc/kubernetes/kube-apiserver.env")["SIZE_FLAGS"].split()
     assert {"--max-requests-inflight=3000", "--goaway-chance=0.001"} <= set(api)
-    assert "--etcd-servers-overrides=/events#https://127.0.0.1:2479" in api
+    urls = ";".join(f"https://10.80.0.{host}:2479" for host in (20, 21, 22))
+    assert f"--etcd-servers-overrides=/events#{urls}" in api
     controllers = environment(files, "/etc/kubernetes/controller-manager.env")["SIZE_FLAGS"]
     assert "--kube-api-qps=500" in controllers.split()
     connection = yaml.safe_load(files["/etc/kubernetes/scheduler.yaml"].content)["clientConnection"]
