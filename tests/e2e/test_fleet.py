@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from kubekiln.errors import CommandFailed
 from tests.e2e.conftest import BOOT_S, ROOT, SEED, Lab, free_port
 from tests.support.fleet import Fleet, fleet
 from tests.support.network import unanswered
@@ -34,6 +35,7 @@ VIP = "https://10.82.0.10:6443/readyz"
 CLIENT = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 SERVING = "/var/lib/kubelet/pki/kubelet-server-current.pem"
 CA = "/etc/kubernetes/pki/ca.crt"
+SNAPSHOT = "/var/lib/snapshot.db"
 # What a client with a retry may notice of a master's loss.
 BACK_S = 5.0
 COMPONENTS = (
@@ -241,3 +243,39 @@ def test_after_a_power_cut_of_all_everything_is_there_again(ha: Fleet) -> None:
     # Its interface has another name than at the first boot.
     ask = ("/usr/lib/kubekiln/wait-for-api", VIP, "60", CA)
     assert ha.inside("hs-worker-1", *ask).returncode == 0
+
+
+def test_a_lost_majority_is_made_good_from_a_snapshot(ha: Fleet) -> None:
+    kept, *lost = ha.names("master")
+    before = etcd_keys(ha, kept, write=10_000)
+    etcdctl(ha, kept, "snapshot", "save", SNAPSHOT)
+    snapshot = ha.inside(kept, "/usr/bin/cat", SNAPSHOT).stdout
+    ha.cut_off(*lost)
+    for name in lost:
+        shutil.rmtree(ha.machines[name].run_dir / "upper/var/lib/etcd/member")
+        ha.machines[name].console_log.write_text("")
+
+    ha.boot(lost)
+    for name in lost:
+        until(lambda name=name: "KUBEKILN etcd=refused" in ha.console(name),
+              what=f"a refusal of {name}", timeout_s=120)  # fmt: skip
+    with pytest.raises(CommandFailed):
+        etcdctl(ha, kept, "--command-timeout=2s", "put", "restore-test/late", "x")
+
+    for name in ha.names("master"):
+        ha.inside(name, "/usr/bin/tee", SNAPSHOT, stdin=snapshot)
+        ha.inside(name, "/usr/lib/kubekiln/etcd-restore", SNAPSHOT)
+
+    for name in ha.names("master"):
+        until(lambda name=name: is_serving(ha, name), what=f"{name} serves", timeout_s=120)
+    assert [etcd_keys(ha, name) for name in ha.names("master")] == [before] * 3
+    ha.wait_ready()
+    ha.kubectl("create", "configmap", "written-afterwards")
+
+
+def etcd_keys(ha: Fleet, name: str, *, write: int = 0) -> list[object]:
+    """Count and sum up the keys of the test, as one member has them."""
+    program = (IN_POD / "etcd_keys.py").read_bytes()
+    said = ha.inside(name, "/usr/bin/python3", "-", str(write), stdin=program)
+    found: list[object] = json.loads(said.text)
+    return found

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a member of etcd begin anew from a snapshot without anything being lost on the way?"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.elements import FakeBuild
+from tests.support.node_runtime import PROGRAMS_DIR
+
+SETTINGS = """\
+ETCD_INITIAL_ADVERTISE_PEER_URLS=https://10.0.0.2:2380
+ETCD_INITIAL_CLUSTER=m1=https://10.0.0.1:2380,m2=https://10.0.0.2:2380
+ETCD_INITIAL_CLUSTER_TOKEN=lab
+ETCD_NAME=m2
+"""
+RESTORES = 'for word; do case $word in --data-dir=*) mkdir -p "${word#*=}/member" ;; esac; done'
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> FakeBuild:
+    """A member with data; its programs only note what they are told."""
+    made = FakeBuild(tmp_path)
+    made.fake("etcdutl", RESTORES)
+    made.fake("systemctl")
+    made.put("etc/etcd/etcd.env", SETTINGS)
+    made.put("var/lib/etcd/member/snap/db", "what there was")
+    return made
+
+
+def restore(node: FakeBuild) -> subprocess.CompletedProcess[str]:
+    data, settings = node.root / "var/lib/etcd", node.root / "etc/etcd/etcd.env"
+    return subprocess.run(
+        ["sh", PROGRAMS_DIR / "etcd-restore", "/s.db", data, settings],
+        env={"PATH": f"{node.commands}:/usr/bin:/bin"}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.processes("sh")
+def test_it_is_restored_as_the_member_that_it_is_and_started(node: FakeBuild) -> None:
+    assert restore(node).returncode == 0
+
+    restored, stopped, *started = node.log()
+    assert restored.startswith("etcdutl snapshot restore /s.db ")
+    assert "--name=m2" in restored
+    assert "--initial-cluster=m1=https://10.0.0.1:2380,m2=https://10.0.0.2:2380" in restored
+    assert "--mark-compacted" in restored
+    assert stopped == "systemctl stop etcd.service"
+    assert started == ["systemctl start --no-block etcd.service"]
+
+
+@pytest.mark.processes("sh")
+def test_the_data_of_before_is_put_aside_not_removed(node: FakeBuild) -> None:
+    said = restore(node).stderr
+
+    (aside,) = (node.root / "var/lib").glob("etcd.before-*")
+    assert (aside / "member/snap/db").read_text() == "what there was"
+    assert str(aside) in said
+    assert not (node.root / "var/lib/etcd/member/snap/db").exists()
+    assert not (node.root / "var/lib/etcd.restored").exists()
+
+
+@pytest.mark.processes("sh")
+def test_a_damaged_snapshot_stops_nothing(node: FakeBuild) -> None:
+    node.fake("etcdutl", "exit 1")
+
+    assert restore(node).returncode != 0
+
+    assert [line for line in node.log() if line.startswith("systemctl")] == []
+    assert (node.root / "var/lib/etcd/member/snap/db").read_text() == "what there was"
