@@ -67,15 +67,17 @@ type: setup ## mypy --strict
 	@$(BIN)/mypy
 
 fast: setup ## unit, golden, element and house tests; no network, no root
-	@$(PYTEST) -q --timeout 120 tests/unit tests/golden tests/elements tests/house
+	@$(PYTEST) -q -n auto --timeout 120 tests/unit tests/golden tests/elements tests/house
 
-check: lint type fast ## lint + types + fast tests
+check: setup ## lint + types + fast tests, side by side
+	@$(MAKE) --no-print-directory --jobs=3 lint type fast
 
 test: check ## everything: check, then bake and boot for real
-	@$(PYTEST) -v tests/e2e
+	@$(MAKE) --no-print-directory e2e
 
-e2e: setup ## the bakes and boots alone
-	@$(PYTEST) -v tests/e2e
+# Baked first, since without any cache that compiles for half an hour: no test is to wait for it.
+e2e: image ## the bakes and boots alone, in two lines side by side
+	@$(PYTEST) -v -n 2 --dist loadgroup tests/e2e
 
 e2e-vm: setup ## solo and ha-stacked (5 machines) in QEMU; half an hour without KVM
 	@$(PYTEST) -v -m vm tests/e2e

@@ -28,6 +28,17 @@ SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 BOOT_S = 1500.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let container machines boot while bakes and virtual machines wait for a single CPU.
+
+    Each line is one process of `pytest -n 2 --dist loadgroup`, and runs its tests in order.
+    """
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests/e2e"):
+            line = "containers" if item.get_closest_marker("nspawn") else "bakes-and-vms"
+            item.add_marker(pytest.mark.xdist_group(line))
+
+
 @dataclass(frozen=True)
 class Lab:
     """A project made of this checkout's inputs, with outputs and state of its own."""
@@ -99,9 +110,9 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """The project; its machines are gone when the session ends, its logs stay."""
-    root = ROOT / "build" / "e2e"
+def lab(worker_id: str) -> Iterator[Lab]:
+    """The project, one a process; its machines are gone when the session ends, its logs stay."""
+    root = ROOT / "build" / "e2e" / worker_id
     lab = Lab(root)
     if root.exists():
         lab.kubekiln("down", "--all", check=False)
