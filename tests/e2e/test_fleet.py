@@ -248,7 +248,7 @@ def test_after_a_power_cut_of_all_everything_is_there_again(ha: Fleet) -> None:
 def test_a_lost_majority_is_made_good_from_a_snapshot(ha: Fleet) -> None:
     kept, *lost = ha.names("master")
     before = etcd_keys(ha, kept, write=10_000)
-    etcdctl(ha, kept, "snapshot", "save", SNAPSHOT)
+    ha.etcdctl(kept, "snapshot", "save", SNAPSHOT)
     snapshot = ha.inside(kept, "/usr/bin/cat", SNAPSHOT).stdout
     ha.cut_off(*lost)
     for name in lost:
@@ -260,7 +260,7 @@ def test_a_lost_majority_is_made_good_from_a_snapshot(ha: Fleet) -> None:
         until(lambda name=name: "KUBEKILN etcd=refused" in ha.console(name),
               what=f"a refusal of {name}", timeout_s=120)  # fmt: skip
     with pytest.raises(CommandFailed):
-        etcdctl(ha, kept, "--command-timeout=2s", "put", "restore-test/late", "x")
+        ha.etcdctl(kept, "--command-timeout=2s", "put", "restore-test/late", "x")
 
     for name in ha.names("master"):
         ha.inside(name, "/usr/bin/tee", SNAPSHOT, stdin=snapshot)
