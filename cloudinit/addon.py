@@ -62,7 +62,6 @@ def addon_view(cluster: Cluster, versions: Mapping[str, str]) -> dict[str, Any]:
         "dns_replicas": sizing.dns_replicas(cluster),
         "domain": network.domain,
         "nameservers": [str(address) for address in network.nameservers],
-        # A pool counts as one: replicas for machines that may never come would wait for ever.
         "nodes": sum(owner.runs_pods for owner in cluster.payloads),
         "pod_cidr": joined(network.pod_cidrs),
         "service_cidr": joined(network.service_cidrs),

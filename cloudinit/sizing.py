@@ -139,10 +139,13 @@ def apiserver_flags(cluster: Cluster) -> Flags:
 
 
 def dns_replicas(cluster: Cluster) -> int:
-    """Give the number of name servers: two, so that one can go, and more with the nodes."""
-    if cluster.sized_for == 1:
-        return 1
-    return max(2, -(-cluster.sized_for // _NODES_PER_DNS_REPLICA))
+    """Give the number of name servers: two, so that one can go, and more with the nodes.
+
+    A pool counts as one node: servers for machines that may never come would wait for ever, as no
+    two of them are on one node.
+    """
+    count = max(sum(owner.runs_pods for owner in cluster.payloads), cluster.planned_nodes or 0)
+    return 1 if count == 1 else max(2, -(-count // _NODES_PER_DNS_REPLICA))
 
 
 def command_line(flags: Flags) -> str:

@@ -22,6 +22,7 @@ from cloudinit.parts import network
 from cloudinit.poolrules import POOL_RULES
 from cloudinit.render import render_cluster
 from cloudinit.rules import load_cluster
+from cloudinit.sizing import dns_replicas
 from cloudinit.statefile import decode
 from cloudinit.userdata import MANIFEST_PATH
 from kubekiln.cli.cluster import app
@@ -146,6 +147,10 @@ def test_two_pools_beside_declared_workers_are_fine(tmp_path: Path) -> None:
     write_cluster(project, cluster_data(**pools({}, OTHER, nodes=[MASTER, worker])))
 
     assert load_cluster("lab", project).sized_for == 72
+
+
+def test_the_name_service_waits_for_no_machine_that_may_never_come() -> None:
+    assert dns_replicas(make_cluster(**pools({}))) == 2
 
 
 @pytest.fixture(scope="module")
