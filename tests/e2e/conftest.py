@@ -181,13 +181,17 @@ def cluster(
 
 
 def late_qemu(directory: Path, machine: str) -> str:
-    """Make a PATH with a QEMU whose machine of this name has a clock that is 65 minutes behind."""
+    """Make a PATH with a QEMU whose machine of this name has a clock that is two hours behind.
+
+    Its certificates begin an hour before they were made: to there, and so to an hour behind, it is
+    put forward, also if an emulated boot takes long.
+    """
     real = find_tool("qemu-system-x86_64")
     program = directory / "qemu-system-x86_64"
     program.write_text(
         "#!/bin/bash\n"
         f'[[ " $* " != *" -name {machine} "* ]] ||\n'
-        '    set -- "$@" -rtc "base=$(date -u -d "65 minutes ago" +%FT%T)"\n'
+        '    set -- "$@" -rtc "base=$(date -u -d "2 hours ago" +%FT%T)"\n'
         f'exec {real} "$@"\n'
     )
     program.chmod(0o755)
