@@ -28,6 +28,8 @@ SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 BOOT_S = 1500.0
 
 
+# First, or xdist would look for groups before they are there.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let container machines boot while bakes and virtual machines wait for a single CPU.
 
