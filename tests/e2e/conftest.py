@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import sys
@@ -26,19 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 # One boot under TCG with one CPU on a busy host; a KVM host needs a minute.
 BOOT_S = 1500.0
-
-
-# First, or xdist would look for groups before they are there.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let container machines boot while bakes and virtual machines wait for a single CPU.
-
-    Each line is one process of `pytest -n 2 --dist loadgroup`, and runs its tests in order.
-    """
-    for item in items:
-        if item.path.is_relative_to(ROOT / "tests/e2e"):
-            line = "containers" if item.get_closest_marker("nspawn") else "bakes-and-vms"
-            item.add_marker(pytest.mark.xdist_group(line))
 
 
 @dataclass(frozen=True)
@@ -112,9 +100,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def lab(worker_id: str) -> Iterator[Lab]:
-    """The project, one a process; its machines are gone when the session ends, its logs stay."""
-    root = ROOT / "build" / "e2e" / worker_id
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The project; its machines are gone when the session ends, its logs stay.
+
+    Another one for each `-m …`: `make e2e` runs two selections side by side.
+    """
+    selection = re.sub(r"\W+", "-", request.config.option.markexpr)
+    root = ROOT / "build" / "e2e" / (selection or "all")
     lab = Lab(root)
     if root.exists():
         lab.kubekiln("down", "--all", check=False)
