@@ -56,7 +56,7 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
-.PHONY: fmt lint type fast check test e2e e2e-containers e2e-others e2e-vm golden docs bench-render bench-bake
+.PHONY: fmt lint type fast check test e2e e2e-vm golden docs bench-render bench-bake
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -76,15 +76,8 @@ test: check ## everything: check, then bake and boot for real
 	@$(MAKE) --no-print-directory e2e
 
 # Baked first, since without any cache that compiles for half an hour: no test is to wait for it.
-# Container machines wait for their network and leases, virtual ones for an emulated CPU.
-e2e: image ## the bakes and boots alone, in two lines side by side
-	@$(MAKE) --no-print-directory --jobs=2 e2e-containers e2e-others
-
-e2e-containers: setup ## those in systemd-nspawn
-	@$(PYTEST) -v -m "nspawn and not vm" tests/e2e
-
-e2e-others: setup ## bakes, and boots in QEMU
-	@$(PYTEST) -v -m "not nspawn and not vm" tests/e2e
+e2e: image ## the bakes and boots alone
+	@$(PYTEST) -v tests/e2e
 
 e2e-vm: setup ## solo and ha-stacked (5 machines) in QEMU; half an hour without KVM
 	@$(PYTEST) -v -m vm tests/e2e

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import sys
@@ -100,13 +99,9 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """The project; its machines are gone when the session ends, its logs stay.
-
-    Another one for each `-m …`: `make e2e` runs two selections side by side.
-    """
-    selection = re.sub(r"\W+", "-", request.config.option.markexpr)
-    root = ROOT / "build" / "e2e" / (selection or "all")
+def lab() -> Iterator[Lab]:
+    """The project; its machines are gone when the session ends, its logs stay."""
+    root = ROOT / "build" / "e2e"
     lab = Lab(root)
     if root.exists():
         lab.kubekiln("down", "--all", check=False)
