@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who answers for names outside of a cluster, where there is no Internet?
 
-Also a program: `nameserver.py ADDRESS NAME IPV4` answers for one name, and that there is no other.
+Also a program: `python -m tests.support.nameserver ADDRESS NAME IPV4` answers for one name, and
+that there is no other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kubekiln.process import Command, run, spawn
 from pipeline.targets.netns import network_pid
 from tests.support.fleet import Fleet
 
+ROOT = Path(__file__).resolve().parents[2]
 NAME = "outside.example"
 # RFC 5737: nobody's.
 ADDRESS = "192.0.2.7"
@@ -30,7 +32,8 @@ def nameserver(fleet: Fleet) -> Iterator[None]:
     own = fleet.plan.cluster.network.nameservers[0]
     inside = ["nsenter", f"--net=/proc/{network_pid(machine.network_dir)}/ns/net"]
     run(Command([*inside, "ip", "address", "replace", f"{own}/32", "dev", "kk0"]))
-    child = spawn(Command([*inside, sys.executable, Path(__file__), str(own), NAME, ADDRESS]))
+    program = [sys.executable, "-m", "tests.support.nameserver", str(own), NAME, ADDRESS]
+    child = spawn(Command([*inside, *program], cwd=ROOT))
     try:
         yield
     finally:
