@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from kubekiln.process import Command, Result, run
-from tests.support.node_runtime import PROGRAMS_DIR
+from tests.support.node_runtime import PROGRAMS_DIR, ROOT
 
 pytestmark = pytest.mark.processes("kubeadm-run")
 
+# What the user-data calls the balancer's address, in the one file that the unit reads it from.
+TEMPLATE = ROOT / "cloudinit/templates/etc/haproxy/balancer.env.j2"
+BALANCERS_URL = TEMPLATE.read_text().partition("=")[0]
 MASTER_JOIN = "kind: JoinConfiguration\ncontrolPlane:\n  x: y\n"
 WORKER_JOIN = "kind: JoinConfiguration\n"
 FIRST_MASTER = {"kubeadm/init.yaml": "", "kubeadm/join.yaml": MASTER_JOIN}
@@ -46,7 +49,7 @@ class Machine:
             program = programs / name
             program.write_text(f"#!/bin/sh\necho {name} {words} >>{log}\nexit {status}\n")
             program.chmod(0o755)
-        env = {"PATH": f"{programs}:/usr/bin:/bin", "API_URL": "https://127.0.0.1:7443"}
+        env = {"PATH": f"{programs}:/usr/bin:/bin", BALANCERS_URL: "https://127.0.0.1:7443/readyz"}
         if ignored:
             env["IGNORE_PREFLIGHT_ERRORS"] = ignored
         places = (self.root / "etc", self.root / "state")
