@@ -79,7 +79,7 @@ test: check ## everything: check, then bake and boot for real
 e2e: image ## the bakes and boots alone
 	@$(PYTEST) -v tests/e2e
 
-e2e-vm: setup ## solo and ha-stacked (5 machines) in QEMU; half an hour without KVM
+e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
 	@$(PYTEST) -v -m vm tests/e2e
 
 golden: setup ## rewrite the golden files (the rewriting run fails)

@@ -149,9 +149,9 @@ class Running:
 def cluster(
     request: pytest.FixtureRequest, lab: Lab, image: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A cluster on each target in turn: a container machine; a master and a worker in QEMU.
+    """A cluster of one node on each target in turn; the virtual one's clock is behind at first.
 
-    The worker's clock is behind when it boots first.
+    Of several emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
     """
     target = str(request.param)
     if target == "nspawn" and os.geteuid() != 0:
@@ -159,7 +159,7 @@ def cluster(
     if target == "qemu" and not find_tool("qemu-system-x86_64"):
         pytest.skip("QEMU is not installed")
     name = f"lab-{target}"
-    nodes = lab.add_cluster(name, workers=1 if target == "qemu" else 0)
+    nodes = lab.add_cluster(name)
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
     if target == "qemu":
         path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[-1]}")

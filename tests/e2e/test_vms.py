@@ -22,7 +22,7 @@ PATIENT = {"heartbeat_ms": 500, "election_ms": 5000}
 pytestmark = [pytest.mark.e2e, pytest.mark.vm, pytest.mark.timeout(READY_S + 1800)]
 
 
-@pytest.mark.parametrize("name", ["solo", "ha-stacked"])
+@pytest.mark.parametrize("name", ["single-master", "ha-stacked"])
 def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, name: str) -> None:
     assert image.exists()
     lab.set_host_port(name, free_port())
