@@ -11,7 +11,6 @@ from cloudinit.families import in_url
 from cloudinit.model import Cluster, Node
 from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
-from cloudinit.parts import vip
 
 UNIT = "haproxy.service"
 WAIT_UNIT = "kubekiln-balancer.service"
@@ -73,7 +72,6 @@ def _settings(context: Context, bind: str) -> NodeFile:
         "interval_s": check_interval_s(cluster),
         "ready_path": ready_path(cluster),
         "servers": [(m.name, _address(m, own), cluster.api.port) for m in masters],
-        "watched": vip.is_holder(cluster, own),
     }
     keys = (
         "api.port", "api.local_port", "api.vip", "etcd.events", "nodes.name", "nodes.address",

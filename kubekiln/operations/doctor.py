@@ -29,6 +29,10 @@ _DISK_FREE_BAKE_GB = 8
 # See docs/targets.md: Linux 6.12 panics under TCG of older ones unless CMPXCHG16B is left out.
 _QEMU_WHOLE_MAJOR = 10
 _MACHINE_MEMORY_GB = 4
+_INOTIFY_LIMIT = "/proc/sys/fs/inotify/max_user_instances"
+# The kernel's default of 128 was seen to be enough for six machines, and not for nine.
+_WATCHERS_PER_MACHINE = 20
+_MACHINES_OF_HA = 9
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,17 @@ def check_nspawn(_project: Project) -> Iterable[Finding]:
         return
     mode = "v2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "v1 (hybrid)"
     yield Finding("nspawn", "ok", f"overlayfs there, cgroup {mode}")
+    yield _container_machines(int(Path(_INOTIFY_LIMIT).read_text()))
+
+
+def _container_machines(watchers: int) -> Finding:
+    """Each machine's systemd and Kubernetes watch files with the instances of one user, root."""
+    count = watchers // _WATCHERS_PER_MACHINE
+    topic, detail = "nspawn: machines", f"{watchers} inotify instances are enough for {count}"
+    if count >= _MACHINES_OF_HA:
+        return Finding(topic, "ok", detail)
+    hint = "sysctl fs.inotify.max_user_instances=1024 (and in /etc/sysctl.d, to keep it)"
+    return Finding(topic, "warn", detail, hint)
 
 
 def check_mirrors(_project: Project) -> Iterable[Finding]:

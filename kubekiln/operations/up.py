@@ -104,7 +104,7 @@ def check_target(target: Target, name: str, project: Project, cluster: Cluster) 
                 hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
             )
         )
-    problems += network_problems(name, cluster)
+    problems += network_problems(target, cluster)
     for node in cluster.nodes:
         record = read_record(project.machines_dir / cluster.name / node.name)
         if record and record.target != name:
@@ -115,15 +115,15 @@ def check_target(target: Target, name: str, project: Project, cluster: Cluster) 
         raise KubekilnError.of(problems)
 
 
-def network_problems(target_name: str, cluster: Cluster) -> list[Problem]:
-    """Say what the nodes expect of their network that no target of this host gives."""
+def network_problems(target: Target, cluster: Cluster) -> list[Problem]:
+    """Say what the nodes expect of their network that the target doesn't give."""
     found, network = [], cluster.network
     hint = "attach the rendered user-data on a hypervisor whose network does"
-    if network.vlan is not None:
-        what = f"target {target_name} has no network that carries VLAN {network.vlan}, the nodes'"
-        found.append(Problem(what, hint=hint))
+    if network.vlan is not None and not target.carries_vlans:
+        what = f"target {target.name} has no network that carries VLAN {network.vlan}, the nodes'"
+        found.append(Problem(what, hint=f"run with --target qemu, or {hint}"))
     if network.addressing == "dhcp":
-        what = f"target {target_name} has no network that gives nodes their addresses by DHCP"
+        what = f"target {target.name} has no network that gives nodes their addresses by DHCP"
         found.append(Problem(what, hint=hint))
     return found
 
@@ -160,6 +160,7 @@ def plan_machines(
                 cpus=node.cpus,
                 memory_mib=node.memory_mib,
                 disk_gib=node.disk_gib,
+                vlan=cluster.network.vlan,
                 nics=further_macs(cluster, node),
             )
         )
@@ -186,7 +187,7 @@ def differences(old: Record, new: Record) -> list[str]:
     if old.user_data_sha256 != new.user_data_sha256:
         found.append("user-data")
     settings = ("mac", "addresses", "gateways", "api_host_port", "cpus", "memory_mib", "disk_gib",
-                "nics")  # fmt: skip
+                "vlan", "nics")  # fmt: skip
     return found + [s for s in settings if getattr(old.machine, s) != getattr(new.machine, s)]
 
 

@@ -47,6 +47,8 @@ class Machine:
     cpus: int = 2
     memory_mib: int = 4096
     disk_gib: int = 20
+    vlan: int | None = None
+    """VLAN ID that the node network has on its card, if it is tagged."""
     nics: tuple[str, ...] = ()
     """MAC addresses of its further network cards, on a network of their own."""
 

@@ -49,6 +49,7 @@ class NspawnTarget:
     name = "nspawn"
     joins_machines = True
     families = frozenset({4, 6})
+    carries_vlans = False
 
     def problems(self) -> list[Problem]:
         """Say which tool, privilege or kernel feature lacks."""

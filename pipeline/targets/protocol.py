@@ -20,6 +20,8 @@ class Target(Protocol):
     """Whether the machines of one cluster reach each other."""
     families: frozenset[int]
     """The families of addresses, 4 and 6, that it can give the machines' network."""
+    carries_vlans: bool
+    """Whether the machines' network may be a tagged one (IEEE 802.1Q)."""
 
     def problems(self) -> list[Problem]:
         """Say why this host can't run machines this way; nothing if it can."""

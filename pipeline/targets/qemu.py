@@ -21,7 +21,15 @@ from pipeline.targets.kvm import QEMU, kvm_works
 from pipeline.targets.machine import Machine, MachineStatus
 from pipeline.targets.processes import find_processes, kill_all, send, wait_gone
 from pipeline.targets.qmp import execute, socket_path
-from pipeline.targets.segment import cable_option, join, leave, option, remove_unused
+from pipeline.targets.segment import (
+    FURTHER,
+    NODES,
+    cable_option,
+    join,
+    leave,
+    option,
+    remove_unused,
+)
 
 _POWER_OFF_S = 90.0
 _QUIT_S = 10.0
@@ -58,6 +66,7 @@ class QemuTarget:
     joins_machines = True
     # The router's user network has IPv6, but forwards no port of the host to it.
     families = frozenset({4})
+    carries_vlans = True
 
     def problems(self) -> list[Problem]:
         """Say which tool lacks."""
@@ -185,8 +194,7 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
         "-drive", f"file={option(machine.seed_iso)},if=none,id=seed,format=raw,readonly=on,"
         "media=cdrom",
         "-device", "scsi-cd,bus=scsi.0,drive=seed",
-        "-netdev", cable_option("nodes", machine.network_dir),
-        "-device", f"virtio-net-pci,netdev=nodes,mac={machine.mac},romfile=",
+        *_cards(machine),
         "-object", "rng-random,id=random,filename=/dev/urandom",
         "-device", "virtio-rng-pci,rng=random",
         "-chardev", f"file,id=console,path={option(machine.console_log)},append=on",
@@ -195,6 +203,19 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
         "-pidfile", machine.run_dir / "pid",
         "-daemonize",
     ]  # fmt: skip
+
+
+def _cards(machine: Machine) -> list[str]:
+    words = []
+    for index, mac in enumerate(machine.macs):
+        cable = cable_option(f"net{index}", machine.network_dir, FURTHER if index else NODES)
+        words += [
+            "-netdev",
+            cable,
+            "-device",
+            f"virtio-net-pci,netdev=net{index},mac={mac},romfile=",
+        ]
+    return words
 
 
 def _disk(machine: Machine) -> Path:

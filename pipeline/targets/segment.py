@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How do the QEMU machines of one cluster get a network of their own?
 
-Two processes of this user: a switch (`switch.py`), and as one of its ports the router, a QEMU
-without a machine whose user network has the gateway's address. They outlive every machine of the
-cluster but the last, and nothing is left when they end.
+Processes of this user: a switch (`switch.py`), and as one of its ports the router, a QEMU without a
+machine whose user network has the gateway's address; another switch, without a router, for further
+cards. They outlive every machine of the cluster but the last, and nothing is left when they end.
 """
 
 from __future__ import annotations
@@ -24,27 +24,31 @@ from pipeline.targets.processes import find_processes, kill_all
 from pipeline.targets.qmp import ask_monitor, socket_path
 
 SWITCH = Path(__file__).with_name("switch.py")
+NODES, FURTHER = "switch", "further-switch"
+"""The networks of a cluster: that of its nodes, and one for all their further cards."""
 OUTSIDE = "outside"
 """The router's netdev that reaches what the host reaches."""
 _BACKLOG = 128
 
 
 def ensure_network(machine: Machine) -> None:
-    """Start the cluster's network unless it is there."""
+    """Start the cluster's networks unless they are there."""
     directory = machine.network_dir
-    if _is_whole(directory):
-        return
-    stop_network(directory)
-    with _listening(_switch(directory)) as listener:
-        command = Command(switch_command(directory), cwd=Path("/"), log=_log(directory))
-        spawn(command, stdin=listener.fileno())
-    # It connects at once: whoever listens was there before it.
-    run(Command(router_command(machine), log=_log(directory)))
+    if not (_switches(directory, NODES) and _routers(directory)):
+        stop_network(directory)
+        _start_switch(directory, NODES, machine.vlan)
+        # It connects at once, and so before any machine: whoever listens was there before it.
+        run(Command(router_command(machine), log=_log(directory)))
+    if machine.nics and not _switches(directory, FURTHER):
+        _start_switch(directory, FURTHER)
 
 
-def switch_command(directory: Path) -> list[str | Path]:
+def switch_command(
+    directory: Path, network: str = NODES, router_vlan: int | None = None
+) -> list[str | Path]:
     """The switch; isolated (-I) and without site packages (-S), it starts in 20 ms."""
-    return [sys.executable, "-I", "-S", SWITCH, directory]
+    vlan = [] if router_vlan is None else [str(router_vlan)]
+    return [sys.executable, "-I", "-S", SWITCH, directory / network, *vlan]
 
 
 def router_command(machine: Machine) -> list[str | Path]:
@@ -56,7 +60,7 @@ def router_command(machine: Machine) -> list[str | Path]:
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", "none",
         "-netdev", user,
-        "-netdev", cable_option("cable", directory),
+        "-netdev", cable_option("cable", directory, NODES),
         # Two netdevs that are no machine's meet at a hub.
         "-netdev", f"hubport,id=outside-port,hubid=0,netdev={OUTSIDE}",
         "-netdev", "hubport,id=cable-port,hubid=0,netdev=cable",
@@ -66,9 +70,10 @@ def router_command(machine: Machine) -> list[str | Path]:
     ]  # fmt: skip
 
 
-def cable_option(name: str, directory: Path) -> str:
-    """The `-netdev` of whoever is plugged into the switch."""
-    return f"stream,id={name},server=off,addr.type=unix,addr.path={option(_switch(directory))}"
+def cable_option(name: str, directory: Path, network: str) -> str:
+    """The `-netdev` of whoever is plugged into a network's switch."""
+    path = option(socket_path(directory, network))
+    return f"stream,id={name},server=off,addr.type=unix,addr.path={path}"
 
 
 def option(path: Path) -> str:
@@ -103,8 +108,10 @@ def leave(machine: Machine) -> None:
 def stop_network(directory: Path) -> None:
     """End the network; machines that are still there reach nothing then."""
     kill_all(QEMU, str(_marker(directory)), as_root=False)
-    kill_all(SWITCH.name, str(directory), as_root=False)
-    for trace in (_switch(directory), _monitor(directory), _marker(directory)):
+    for network in (NODES, FURTHER):
+        kill_all(SWITCH.name, str(directory / network), as_root=False)
+        socket_path(directory, network).unlink(missing_ok=True)
+    for trace in (_monitor(directory), _marker(directory)):
         trace.unlink(missing_ok=True)
 
 
@@ -113,6 +120,12 @@ def remove_unused(directory: Path) -> None:
     if directory.is_dir() and not any(path.is_dir() for path in directory.iterdir()):
         stop_network(directory)
         shutil.rmtree(directory)
+
+
+def _start_switch(directory: Path, network: str, router_vlan: int | None = None) -> None:
+    words = switch_command(directory, network, router_vlan)
+    with _listening(socket_path(directory, network)) as listener:
+        spawn(Command(words, cwd=Path("/"), log=_log(directory)), stdin=listener.fileno())
 
 
 @contextlib.contextmanager
@@ -132,9 +145,8 @@ def _door(machine: Machine) -> str:
     return f"tcp:127.0.0.1:{machine.api_host_port}"
 
 
-def _is_whole(directory: Path) -> bool:
-    switches = find_processes(SWITCH.name, str(directory))
-    return bool(switches and _routers(directory))
+def _switches(directory: Path, network: str) -> list[int]:
+    return find_processes(SWITCH.name, str(directory / network))
 
 
 def _routers(directory: Path) -> list[int]:
@@ -143,10 +155,6 @@ def _routers(directory: Path) -> list[int]:
 
 def _marker(directory: Path) -> Path:
     return directory / "router.pid"
-
-
-def _switch(directory: Path) -> Path:
-    return socket_path(directory, "switch")
 
 
 def _monitor(directory: Path) -> Path:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What joins the QEMU machines of one cluster? (An Ethernet switch; its ports are unix sockets.)
 
-A process of its own, with nothing but Python's library: `switch.py NETWORK_DIR`, by which it is
-found, and the listening socket as its standard input. Who connects speaks as QEMU's `-netdev
+A process of its own, with nothing but Python's library: `switch.py NAME [VLAN]`, by whose name it
+is found, and the listening socket as its standard input. Who connects speaks as QEMU's `-netdev
 stream` does: before each frame its length.
+
+With a VLAN, who connects first (the router) has an access port of it: what comes from there is
+tagged (IEEE 802.1Q), and there goes what has this tag, without it. All other ports are trunks.
 """
 
 from __future__ import annotations
@@ -21,19 +24,25 @@ _MAX_FRAME = 4096 + 65536
 # A machine that doesn't read loses what comes then, as behind any switch.
 _MAX_WAITING = 1 << 20
 _CHUNK = 1 << 18
+_TAG = struct.Struct(">HH")
+_TAGGED = 0x8100
+_VLAN_BITS = 0xFFF
+# In a frame with its length before it: two addresses of 6 bytes, and what its kind stands after.
+_KIND = _LENGTH.size + 12
 _READ, _BOTH = selectors.EVENT_READ, selectors.EVENT_READ | selectors.EVENT_WRITE
 
 
 class Port:
-    """One machine's cable."""
+    """One machine's cable; with a VLAN one whose end knows nothing of tags."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, vlan: int | None = None) -> None:
         self.connection = connection
+        self.vlan = vlan
         self.received = bytearray()
         self.waiting = bytearray()
 
     def frames(self, data: bytes) -> Iterator[bytes]:
-        """Give the frames that are complete by now, each with its length before it.
+        """Give the frames that are complete by now, as trunks carry them, their length before each.
 
         Raises ValueError at what can't be one.
         """
@@ -46,12 +55,17 @@ class Port:
             end = start + _LENGTH.size + length
             if len(self.received) < end:
                 break
-            yield bytes(self.received[start:end])
+            frame = bytes(self.received[start:end])
+            yield frame if self.vlan is None else tag(frame, self.vlan)
             start = end
         del self.received[:start]
 
     def add(self, frame: bytes) -> None:
-        """Queue a frame, if there is room."""
+        """Queue a frame, if it is of the port's VLAN and there is room."""
+        if self.vlan is not None:
+            if vlan_of(frame) != self.vlan:
+                return
+            frame = untag(frame)
         if len(self.waiting) + len(frame) <= _MAX_WAITING:
             self.waiting += frame
 
@@ -89,9 +103,29 @@ class Switch:
         self.behind = {mac: p for mac, p in self.behind.items() if p is not port}
 
 
-def serve(listener: socket.socket) -> None:
-    """Join whoever connects, for ever."""
-    switch = Switch()
+def tag(frame: bytes, vlan: int) -> bytes:
+    """Put a VLAN's tag into a frame."""
+    length = _LENGTH.pack(len(frame) - _LENGTH.size + _TAG.size)
+    return length + frame[_LENGTH.size : _KIND] + _TAG.pack(_TAGGED, vlan) + frame[_KIND:]
+
+
+def untag(frame: bytes) -> bytes:
+    """Take the tag out of a frame that has one."""
+    length = _LENGTH.pack(len(frame) - _LENGTH.size - _TAG.size)
+    return length + frame[_LENGTH.size : _KIND] + frame[_KIND + _TAG.size :]
+
+
+def vlan_of(frame: bytes) -> int | None:
+    """Tell which VLAN's tag a frame has; None without any."""
+    if len(frame) < _KIND + _TAG.size:
+        return None
+    kind, tagged = _TAG.unpack_from(frame, _KIND)
+    return tagged & _VLAN_BITS if kind == _TAGGED else None
+
+
+def serve(listener: socket.socket, first_vlan: int | None = None) -> None:
+    """Join whoever connects, for ever; the first one has an access port of the VLAN."""
+    switch, vlan = Switch(), first_vlan
     with selectors.DefaultSelector() as selector:
         selector.register(listener, _READ)
         while True:
@@ -99,7 +133,8 @@ def serve(listener: socket.socket) -> None:
                 if key.data is None:
                     connection, _ = listener.accept()
                     connection.setblocking(False)
-                    switch.ports.append(Port(connection))
+                    switch.ports.append(Port(connection, vlan))
+                    vlan = None
                     selector.register(connection, _READ, switch.ports[-1])
                 elif key.data in switch.ports:
                     _handle(switch, key.data, events, selector)
@@ -135,4 +170,4 @@ def _unplug(switch: Switch, port: Port, selector: selectors.BaseSelector) -> Non
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=sys.stdin.fileno()))
+    serve(socket.socket(fileno=sys.stdin.fileno()), *map(int, sys.argv[2:]))

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 # One boot under TCG with one CPU on a busy host; a KVM host needs a minute.
 BOOT_S = 1500.0
+VLAN = 120
+FURTHER_NETWORK = "10.91.0"
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,9 @@ class Running:
 def cluster(
     request: pytest.FixtureRequest, lab: Lab, image: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A cluster of one node on each target in turn; the virtual one's clock is behind at first.
+    """A container machine that is a cluster; then a master and a worker in virtual machines.
 
-    Of several emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
+    These have a tagged network and, on another, further cards; the worker's clock is behind at first.
     """
     target = str(request.param)
     if target == "nspawn" and os.geteuid() != 0:
@@ -159,7 +161,9 @@ def cluster(
     if target == "qemu" and not find_tool("qemu-system-x86_64"):
         pytest.skip("QEMU is not installed")
     name = f"lab-{target}"
-    nodes = lab.add_cluster(name)
+    nodes = lab.add_cluster(name, workers=int(target == "qemu"))
+    if target == "qemu":
+        lab.edit_cluster(name, add_networks)
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
     if target == "qemu":
         path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[-1]}")
@@ -167,6 +171,14 @@ def cluster(
     said = run(up)
     yield Running(lab, name, target, said.text, nodes)
     lab.kubekiln("down", name)
+
+
+def add_networks(config: dict[str, Any]) -> None:
+    """Have the nodes' network tagged, and give each node a further card on another network."""
+    config["network"]["vlan"] = VLAN
+    for node in config["nodes"]:
+        host = node["address"].rpartition(".")[2]
+        node["nics"] = [{"address": f"{FURTHER_NETWORK}.{host}/24"}]
 
 
 def late_qemu(directory: Path, machine: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from kubekiln.operations.wait import ready_names
 from pipeline.targets.console import read_console
-from tests.e2e.conftest import BOOT_S, Running
+from tests.e2e.conftest import BOOT_S, FURTHER_NETWORK, VLAN, Running
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2 * BOOT_S)]
@@ -72,6 +72,21 @@ def test_a_pods_log_and_a_command_in_it_reach_the_host(cluster: Running) -> None
     )
 
     assert said.text == "42"
+
+
+def test_the_nodes_network_is_tagged_and_a_further_card_leads_to_another(cluster: Running) -> None:
+    if cluster.target == "nspawn":
+        pytest.skip("no VLAN in container machines; their further cards: test_node_networks.py")
+
+    cluster.lab.apply(cluster.name, "links.yaml")
+    cluster.kubectl(
+        "wait", "--for=condition=Complete", "job/links", "--namespace=e2e", f"--timeout={PODS_S}"
+    )
+
+    heard = cluster.kubectl("logs", "job/links", "--namespace=e2e").text
+    assert f"vlan vlan{VLAN} {VLAN} eth" in heard or f"vlan vlan{VLAN} {VLAN} en" in heard
+    assert "from 10.80.0.21 to 10.80.0.11" in heard
+    assert f"from {FURTHER_NETWORK}.21 to {FURTHER_NETWORK}.11" in heard
 
 
 def test_status_shows_the_machine(cluster: Running) -> None:

@@ -38,7 +38,7 @@ def test_an_interrupted_up_leaves_neither_machines_nor_their_network(lab: Lab, i
 def running(directory: Path, nodes: list[str]) -> set[str]:
     """Name what runs of a cluster."""
     found = {
-        "switch": find_processes("switch.py", str(directory)),
+        "switch": find_processes("switch.py", str(directory / "switch")),
         "router": find_processes("qemu-system-x86_64", str(directory / "router.pid")),
     }
     for name in nodes:

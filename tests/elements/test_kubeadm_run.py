@@ -44,10 +44,10 @@ class Machine:
         shutil.copy(PROGRAMS_DIR / "kubeadm-run", programs)
         log = self.root / "log"
         log.unlink(missing_ok=True)
-        for name, status in (("kubeadm", int(fails)), ("wait-for-api", int(not served))):
-            words = '"$1"' if name == "wait-for-api" else '"$@"'
+        looks = dict.fromkeys(("wait-for-api", "wait-for-balancer"), int(not served))
+        for name, status in {"kubeadm": int(fails), **looks}.items():
             program = programs / name
-            program.write_text(f"#!/bin/sh\necho {name} {words} >>{log}\nexit {status}\n")
+            program.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexit {status}\n')
             program.chmod(0o755)
         env = {"PATH": f"{programs}:/usr/bin:/bin", BALANCERS_URL: "https://127.0.0.1:7443/readyz"}
         if ignored:
@@ -74,7 +74,6 @@ def machine(tmp_path: Path) -> Machine:
         pytest.param(FIRST_MASTER, True, ["join"], id="the first master that lost its disk"),
         pytest.param(ANOTHER_MASTER, True, ["join"], id="another master"),
         pytest.param(WORKER, True, ["join"], id="a worker"),
-        pytest.param(WORKER, False, ["join"], id="a worker that waited long enough"),
     ],
 )
 def test_it_does_once_what_the_machine_is_for(
@@ -85,6 +84,16 @@ def test_it_does_once_what_the_machine_is_for(
     assert machine.run(served=served).returncode == 0
     assert machine.verbs() == verbs
     assert machine.run(served=served).returncode == 0
+    assert machine.verbs() == []
+
+
+@pytest.mark.parametrize("files", [ANOTHER_MASTER, WORKER], ids=["a master", "a worker"])
+def test_who_joins_waits_until_there_is_a_master(
+    machine: Machine, files: Mapping[str, str]
+) -> None:
+    machine.put(files)
+
+    assert machine.run(served=False).returncode != 0
     assert machine.verbs() == []
 
 

@@ -64,6 +64,21 @@ def test_an_old_qemu_is_told_of_the_backport(
     assert ("backports" in (finding.hint or "")) == (verdict == "warn")
 
 
+@pytest.mark.parametrize(("watchers", "verdict"), [(128, "warn"), (1024, "ok")])
+def test_it_says_how_many_container_machines_can_watch_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watchers: int, verdict: str
+) -> None:
+    limit = tmp_path / "max_user_instances"
+    limit.write_text(f"{watchers}\n")
+    monkeypatch.setattr(doctor, "_INOTIFY_LIMIT", str(limit))
+    monkeypatch.setattr(doctor, "find_tool", lambda name: f"/usr/bin/{name}")
+
+    *_, finding = doctor.check_nspawn(project(tmp_path))
+
+    assert (finding.verdict, f"{watchers} inotify" in finding.detail) == (verdict, True)
+    assert (finding.hint is not None) == (verdict == "warn")
+
+
 def test_an_unreachable_source_is_a_warning_not_a_failure() -> None:
     finding = doctor._reached("source", "http://127.0.0.1:1/")
 

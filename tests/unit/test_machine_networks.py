@@ -13,10 +13,11 @@ from cloudinit.links import further_macs
 from kubekiln.errors import KubekilnError
 from kubekiln.operations import up
 from kubekiln.paths import Project
-from pipeline.targets import nspawn
+from pipeline.targets import nspawn, qemu, segment
 from pipeline.targets.record import read_record, record_of, write_record
 from tests.support.clusters import make_cluster
 from tests.support.machines import make_machine
+from tests.unit.test_target_qemu import KVM, option
 from tests.unit.test_up import FakeTarget
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -58,8 +59,19 @@ def test_a_container_machine_is_plugged_into_its_networks_in_order(tmp_path: Pat
     assert f"{MAC},{OTHER}" in command
 
 
+def test_a_virtual_machines_further_cards_are_on_a_network_of_their_own(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path, mac=MAC, nics=(OTHER,))
+
+    command = qemu.qemu_command(machine, KVM)
+
+    cards = [word for word in option(command, "-device") if word.startswith("virtio-net-pci")]
+    assert [card.split(",")[2] for card in cards] == [f"mac={MAC}", f"mac={OTHER}"]
+    own, further = (word.rpartition("/")[2] for word in option(command, "-netdev"))
+    assert own != further
+
+
 def test_a_machines_record_keeps_its_cards(tmp_path: Path) -> None:
-    machine = make_machine(tmp_path, nics=(OTHER,))
+    machine = make_machine(tmp_path, vlan=120, nics=(OTHER,))
 
     write_record(record_of("fake", machine))
 
@@ -82,3 +94,10 @@ def test_a_network_that_no_target_has_is_said_before_any_work(
         up.check_target(FakeTarget(), "fake", Project(tmp_path), lab(**network))
 
     up.check_target(FakeTarget(), "fake", Project(tmp_path), lab())
+
+
+def test_the_node_network_of_a_virtual_machine_may_be_tagged(tmp_path: Path) -> None:
+    cluster = lab(vlan=120)
+
+    assert up.network_problems(qemu.QemuTarget(), cluster) == []
+    assert segment.switch_command(tmp_path, router_vlan=120)[-1] == "120"

@@ -27,6 +27,11 @@ def frame(to: bytes, sender: bytes, payload: bytes = b"hello") -> bytes:
     return struct.pack(">I", len(whole)) + whole
 
 
+def tagged(whole: bytes, vlan: int) -> bytes:
+    body = whole[4:16] + b"\x81\x00" + struct.pack(">H", vlan) + whole[16:]
+    return struct.pack(">I", len(body)) + body
+
+
 def three_ports() -> tuple[Switch, list[Port]]:
     switch, pair = Switch(), socket.socketpair()
     switch.ports = [Port(pair[0]) for _ in range(3)]
@@ -88,13 +93,32 @@ def test_who_does_not_read_costs_no_memory_without_end() -> None:
     assert len(port.waiting) % len(large) == 0, "whole frames only"
 
 
+def test_who_has_an_access_port_knows_nothing_of_tags() -> None:
+    access = Port(socket.socketpair()[0], vlan=120)
+
+    assert list(access.frames(frame(ALL, A))) == [tagged(frame(ALL, A), 120)]
+
+    for other in (frame(ALL, B), tagged(frame(ALL, B), 121), tagged(frame(ALL, B), 120)):
+        access.add(other)
+    assert access.waiting == frame(ALL, B)
+
+
+def test_a_priority_in_the_tag_makes_no_other_vlan() -> None:
+    access = Port(socket.socketpair()[0], vlan=120)
+
+    access.add(tagged(frame(ALL, B), 120 | 5 << 13))
+
+    assert access.waiting == frame(ALL, B)
+
+
 @contextmanager
-def real_switch(directory: Path) -> Iterator[Path]:
+def real_switch(directory: Path, vlan: int | None = None) -> Iterator[Path]:
     path = directory / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        child = spawn(Command(segment.switch_command(directory)), stdin=listener.fileno())
+        command = Command(segment.switch_command(directory, router_vlan=vlan))
+        child = spawn(command, stdin=listener.fileno())
     try:
         yield path
     finally:
@@ -134,6 +158,16 @@ def test_the_switch_joins_who_connects_and_survives_who_leaves(tmp_path: Path) -
             assert broken.recv(1) == b"", "who speaks otherwise is unplugged"
 
 
+@pytest.mark.processes("python")
+def test_the_first_who_connects_is_the_router_of_a_tagged_network(tmp_path: Path) -> None:
+    hello, answer = frame(ALL, A), frame(A, B)
+    with real_switch(tmp_path, vlan=120) as path, cable(path) as router, cable(path) as machine:
+        machine.sendall(frame(ALL, C) + tagged(hello, 120))
+        assert received(router, len(hello)) == hello
+        router.sendall(answer)
+        assert received(machine, len(answer) + 4) == tagged(answer, 120)
+
+
 def test_the_router_has_the_gateways_address_and_no_machine(tmp_path: Path) -> None:
     command = segment.router_command(make_machine(tmp_path))
 
@@ -149,7 +183,7 @@ def test_a_comma_in_the_path_of_a_socket_does_not_end_the_option(
 ) -> None:
     monkeypatch.setattr(segment, "socket_path", lambda _d, kind: Path(f"/a,b/{kind}"))
 
-    assert segment.cable_option("c", tmp_path).endswith("addr.path=/a,,b/switch")
+    assert segment.cable_option("c", tmp_path, "switch").endswith("addr.path=/a,,b/switch")
 
 
 class Told:

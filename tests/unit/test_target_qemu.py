@@ -36,7 +36,7 @@ def test_the_machine_is_plugged_into_its_clusters_switch(tmp_path: Path) -> None
     cables = [option(qemu.qemu_command(m, KVM), "-netdev") for m in (one, other, elsewhere)]
 
     assert cables[0] == cables[1] != cables[2]
-    assert cables[0][0].startswith("stream,id=nodes,server=off,addr.type=unix,addr.path=/")
+    assert cables[0][0].startswith("stream,id=net0,server=off,addr.type=unix,addr.path=/")
 
 
 def test_the_seed_is_a_cd_that_debians_cloud_kernel_can_see(tmp_path: Path) -> None:
@@ -51,9 +51,7 @@ def test_the_seed_is_a_cd_that_debians_cloud_kernel_can_see(tmp_path: Path) -> N
 def test_the_mac_is_the_one_that_the_network_config_matches(tmp_path: Path) -> None:
     command = qemu.qemu_command(make_machine(tmp_path), KVM)
 
-    assert "virtio-net-pci,netdev=nodes,mac=52:54:00:aa:bb:cc,romfile=" in option(
-        command, "-device"
-    )
+    assert "virtio-net-pci,netdev=net0,mac=52:54:00:aa:bb:cc,romfile=" in option(command, "-device")
 
 
 def test_a_comma_in_a_path_does_not_end_the_option(tmp_path: Path) -> None:
