@@ -153,7 +153,7 @@ def cluster(
 ) -> Iterator[Running]:
     """A container machine that is a cluster; then a master and a worker in virtual machines.
 
-    These have a tagged network and, on another, further cards; the worker's clock is behind at first.
+    These have a tagged network, and further cards on another; the worker's clock is late at first.
     """
     target = str(request.param)
     if target == "nspawn" and os.geteuid() != 0:
