@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kubekiln upload`, `boot`, `console`, `destroy`: machines on a platform of `configs/targets`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kubekiln.cli.run import cluster_name
+from kubekiln.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from kubekiln.operations.delivery import Delivery
+
+Target = Annotated[
+    str, typer.Option("--target", help="A name under configs/targets, or a path.", metavar="NAME")
+]
+OfCluster = Annotated[
+    str, typer.Option("--cluster", help="A name under configs/clusters, or a path.")
+]
+Nodes = Annotated[
+    list[str] | None, typer.Argument(help="Some of its nodes; all if not given.", metavar="[NODE…]")
+]
+_PANEL = "Deliver to a platform"
+
+
+def upload(target: Target, cluster: OfCluster = "solo") -> None:
+    """Bake the cluster's image, write it in the platform's format and bring it there, once."""
+    from kubekiln.operations.shipment import delivery_to, image_in, plan_of
+    from kubekiln.paths import Project
+
+    project = Project.find()
+    to, plan = delivery_to(project, target), plan_of(project, cluster)
+    to.check()
+    image = image_in(project, plan, to.platform.format)
+    typer.echo(to.upload(image).id)
+
+
+def boot(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
+    """Make the cluster's machines from the uploaded image, with their user-data attached."""
+    from kubekiln.operations.shipment import delivery_to, image_in, plan_of, specs_of
+    from kubekiln.paths import Project
+
+    project = Project.find()
+    to, plan = delivery_to(project, target), plan_of(project, cluster)
+    to.check()
+    image = image_in(project, plan, to.platform.format)
+    specs = specs_of(project, plan, image, nodes or ())
+    for instance in to.boot(specs, to.upload(image)):
+        typer.echo(f"{instance.node} {instance.id} {instance.state}")
+
+
+def console(target: Target, node: Annotated[str, typer.Argument(help="A node's name.")],
+            cluster: OfCluster = "solo") -> None:  # fmt: skip
+    """Print what a machine wrote to its serial console."""
+    from kubekiln.operations.shipment import delivery_to
+    from kubekiln.paths import Project
+
+    typer.echo(_console(delivery_to(Project.find(), target), cluster_name(cluster), node))
+
+
+def _console(to: Delivery, cluster: str, node: str) -> str:
+    from kubekiln.errors import ConfigError
+
+    found = next((i for i in to.instances(cluster) if i.node == node), None)
+    if found is None:
+        raise ConfigError(f"target {to.name} has no machine {node} of {cluster}")
+    text = to.platform.read_console(found)
+    if text is None:
+        raise ConfigError(f"target {to.name} keeps no console of its machines")
+    return text
+
+
+def destroy(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
+    """Remove the cluster's machines (or some) with their disks; image and state stay."""
+    from kubekiln.operations.shipment import delivery_to
+    from kubekiln.paths import Project
+
+    to, name = delivery_to(Project.find(), target), cluster_name(cluster)
+    removed = to.destroy(name, nodes or ())
+    if not removed:
+        typer.echo(f"no machines of {name}")
+    for node in removed:
+        typer.echo(f"{node} is gone")
+
+
+commands = (
+    Verb("upload", upload, panel=_PANEL),
+    Verb("boot", boot, panel=_PANEL),
+    Verb("console", console, panel=_PANEL),
+    Verb("destroy", destroy, panel=_PANEL),
+)

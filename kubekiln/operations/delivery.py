@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do an image and a cluster's machines get to a platform, and away from it again?
+
+Whatever is asked of a platform may be asked again: an image is looked for by its content, a machine
+by cluster, node and payload, before anything is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from kubekiln.errors import KubekilnError, Problem
+from kubekiln.files import locked
+from kubekiln.operations.journal import Entry, Journal
+from kubekiln.operations.retrying import Patience
+from kubekiln.paths import Project
+from kubekiln.progress import say, step, transfer
+from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, Platform, RemoteImage
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A platform, and where we keep what we began there."""
+
+    name: str
+    """Of the target: `configs/targets/<name>.yaml`."""
+    platform: Platform
+    project: Project
+    parallel: int = 8
+    patience: Patience = field(default_factory=Patience)
+
+    def check(self) -> None:
+        """Raise before anything is made if the platform can't be used."""
+        problems = self.patience.try_to(self.name, lambda _again: self.platform.problems())
+        if problems:
+            raise KubekilnError.of(
+                Problem(f"target {self.name}: {p.what}", p.where, p.hint) for p in problems
+            )
+
+    def upload(self, image: DiskImage) -> RemoteImage:
+        """Bring an image there, unless it is there; one upload of it at a time."""
+        with locked(self.project.build_dir / f".upload-{self.name}-{image.digest[:12]}.lock"):
+            found = self.patience.try_to(self.name, lambda _again: self.platform.find_image(image))
+            if found:
+                say(f"{image.remote_name} is there already: {found.id}")
+                return found
+            with transfer(f"Uploading {image.path.name} to {self.name}", image.size) as advance:
+                return self.patience.try_to(self.name, lambda _again: self._upload(image, advance))
+
+    def _upload(self, image: DiskImage, advance: Callable[[int], None]) -> RemoteImage:
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            advance(more)
+
+        try:
+            return self.platform.upload(image, count)
+        except KubekilnError:
+            advance(-done)  # what is still there, the next attempt counts again
+            raise
+
+    def boot(self, specs: Sequence[InstanceSpec], image: RemoteImage) -> list[Instance]:
+        """Make the machines of one cluster that aren't there yet, several at a time.
+
+        What fails doesn't stop the others; raises KubekilnError with all that failed. A machine
+        that is there of another image or user-data is left alone, and an error.
+        """
+        cluster = specs[0].cluster
+        with self._alone(cluster) as journal:
+            there = {found.node: found for found in self.instances(cluster)}
+            refuse_changed(specs, there, cluster)
+            unheard = {entry.node for entry in journal.unfinished()}
+            makers = [
+                (s.node, _maker(self, s, image, there.get(s.node), journal, s.node in unheard))
+                for s in specs
+            ]
+            return self._all(makers)
+
+    def instances(self, cluster: str | None = None) -> list[Instance]:
+        """List the machines of a cluster, or of all."""
+        return self.patience.try_to(
+            self.name, lambda _again: list(self.platform.list_instances(cluster))
+        )
+
+    def destroy(self, cluster: str, nodes: Iterable[str] = ()) -> list[str]:
+        """Remove a cluster's machines (or those named); gives the names of what was removed.
+
+        Looks again until none is left: a machine whose making nobody heard of may appear late.
+        """
+        wanted, removed = set(nodes), []
+        with self._alone(cluster) as journal:
+            while found := [i for i in self.instances(cluster) if not wanted or i.node in wanted]:
+                self._all([(i.node, _remover(self, i, journal)) for i in found])
+                removed += [instance.node for instance in found]
+            if not wanted:
+                journal.forget()
+        return removed
+
+    def _all(self, acts: Sequence[tuple[str, Callable[[], Instance]]]) -> list[Instance]:
+        done, problems = [], []
+        with ThreadPoolExecutor(self.parallel) as pool:
+            futures: dict[Future[Instance], str] = {pool.submit(act): name for name, act in acts}
+            try:
+                for future in as_completed(futures):
+                    try:
+                        done.append(future.result())
+                    except KubekilnError as error:
+                        problems += [
+                            Problem(f"{futures[future]}: {p.what}", p.where, p.hint)
+                            for p in error.problems
+                        ]
+            except BaseException:
+                # What was asked for is waited for, nothing more is asked.
+                self.patience.ended.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if problems:
+            raise KubekilnError.of(sorted(problems, key=lambda problem: problem.what))
+        return done
+
+    @contextmanager
+    def _alone(self, cluster: str) -> Iterator[Journal]:
+        base = self.project.state_dir / cluster / f"target-{self.name}"
+        with locked(base.with_suffix(".lock"), blocking=False):
+            yield Journal(base.with_suffix(".journal"))
+
+
+def refuse_changed(
+    specs: Iterable[InstanceSpec], there: Mapping[str, Instance], cluster: str
+) -> None:
+    """Raise if a machine is there that would be made otherwise now: a change is a new machine."""
+    changed = [
+        Problem(
+            f"{spec.node} is there, made of another image or user-data",
+            hint=f"`kubekiln destroy {cluster} {spec.node}` first, if it is to be replaced",
+        )
+        for spec in specs
+        if spec.node in there
+        and there[spec.node].state != "failed"
+        and there[spec.node].payload != spec.payload
+    ]
+    if changed:
+        raise KubekilnError.of(changed)
+
+
+def _maker(
+    to: Delivery,
+    spec: InstanceSpec,
+    image: RemoteImage,
+    found: Instance | None,
+    journal: Journal,
+    unheard: bool,
+) -> Callable[[], Instance]:
+    def make(again: bool) -> Instance:
+        there = found
+        if again:
+            there = next((i for i in to.platform.list_instances(spec.cluster)
+                          if i.node == spec.node), None)  # fmt: skip
+        if there is not None and there.state == "failed":
+            to.platform.delete(there)
+            there = None
+        if there is None:
+            return to.platform.create(spec, image)
+        if there.state == "stopped":
+            to.platform.start(there)
+        return there
+
+    def act() -> Instance:
+        if found is not None and found.state not in ("failed", "stopped"):
+            if unheard:
+                journal.write(Entry("created", spec.node, spec.payload, found.id))
+            return found
+        journal.write(Entry("creating", spec.node, spec.payload))
+        with step(f"Making {spec.name}"):
+            instance = to.patience.try_to(spec.name, make)
+        journal.write(Entry("created", spec.node, spec.payload, instance.id))
+        return instance
+
+    return act
+
+
+def _remover(to: Delivery, instance: Instance, journal: Journal) -> Callable[[], Instance]:
+    def act() -> Instance:
+        name = f"{instance.cluster}-{instance.node}"
+        journal.write(Entry("deleting", instance.node, instance=instance.id))
+        with step(f"Removing {name}"):
+            to.patience.try_to(name, lambda _again: to.platform.delete(instance))
+        journal.write(Entry("deleted", instance.node, instance=instance.id))
+        return instance
+
+    return act

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes to a platform: an image in its format, and each node of a cluster as a machine?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+
+from cloudinit.links import further_macs
+from cloudinit.model import Cluster
+from cloudinit.rendered import RenderedCluster
+from kubekiln.errors import ConfigError
+from kubekiln.files import sha256_file
+from kubekiln.operations.delivery import Delivery
+from kubekiln.operations.prepare import Plan, load, render
+from kubekiln.paths import Project
+from pipeline.bake import bake
+from pipeline.disk.formats import as_format
+from pipeline.targets.catalog import connect, load_settings
+from pipeline.targets.platform import DiskImage, FormatName, InstanceSpec
+
+_DIGEST_SHOWN = 16
+
+
+def delivery_to(project: Project, target: str) -> Delivery:
+    """Open a target; it isn't asked for anything yet."""
+    settings = load_settings(target, project)
+    name = project.config_path("targets", target).stem
+    return Delivery(name, connect(settings), project, settings.parallel)
+
+
+def plan_of(project: Project, cluster: str) -> Plan:
+    """Read a cluster's configuration, with that of its image."""
+    return load(project, cluster)
+
+
+def image_in(project: Project, plan: Plan, wanted: FormatName) -> DiskImage:
+    """Bake the cluster's image (from the cache), and write it in a platform's format."""
+    baked = bake(plan.image, project=project, lock=plan.lock)
+    return as_format(baked.manifest, wanted)
+
+
+def specs_of(
+    project: Project, plan: Plan, image: DiskImage, nodes: Collection[str] = ()
+) -> list[InstanceSpec]:
+    """Render the cluster, and describe each node (or those named) as a machine.
+
+    Raises ConfigError for a name that is no node of it.
+    """
+    rendered = render(project, plan)
+    names = [node.name for node in plan.cluster.nodes]
+    unknown = sorted(set(nodes) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"{plan.cluster.name} has no node {unknown[0]!r}", hint=f"there are: {', '.join(names)}"
+        )
+    return list(_specs(plan.cluster, rendered, image, set(nodes) or set(names)))
+
+
+def _specs(
+    cluster: Cluster, rendered: RenderedCluster, image: DiskImage, wanted: Collection[str]
+) -> Iterator[InstanceSpec]:
+    seeds = {node.name: node for node in rendered.nodes}
+    for node in cluster.nodes:
+        if node.name not in wanted:
+            continue
+        seed = seeds[node.name]
+        content = f"{image.digest} {sha256_file(seed.user_data)}"
+        yield InstanceSpec(
+            cluster=cluster.name,
+            node=node.name,
+            role=node.role,
+            seed_dir=seed.directory,
+            seed_iso=seed.seed_iso,
+            payload=hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_SHOWN],
+            macs=(seed.mac, *further_macs(cluster, node)),
+            addresses=tuple(str(interface.ip) for interface in cluster.interfaces_of(node)),
+            cpus=node.cpus,
+            memory_mib=node.memory_mib,
+            disk_gib=node.disk_gib,
+        )

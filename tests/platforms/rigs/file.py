@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract on a directory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.targets.file import FilePlatform, Settings
+from pipeline.targets.platform import FormatName, Instance, RemoteImage
+from tests.platforms.rigs.rig import Trouble
+from tests.support.disks import raw_sha256
+
+
+class FileRig:
+    """A directory of its own, on the host's own disk."""
+
+    name = "file"
+    format: FormatName = "qcow2"
+    cannot: Mapping[str, str] = {
+        "wrong-credentials": "a directory asks for none",
+        "full-storage": "its copy goes through kubekiln.files, where a full disk is tested",
+        "cut": "there is no connection",
+        "server-error": "there is no server",
+        "console": "who boots from it isn't known",
+    }
+
+    def __enter__(self) -> FileRig:
+        self._directory = Path(tempfile.mkdtemp(prefix="kubekiln-file-"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._directory)
+
+    def connect(self, trouble: Trouble | None = None) -> FilePlatform:
+        assert trouble is None
+        return FilePlatform(Settings(type="file", directory=self._directory))
+
+    def disk_sha256(self, image: RemoteImage, scratch: Path) -> str:
+        return raw_sha256(Path(image.id), "qcow2", scratch)
+
+    def user_data(self, instance: Instance) -> bytes:
+        return (Path(instance.id) / "user-data.gz").read_bytes()
+
+    def leftovers(self) -> list[str]:
+        return [str(path) for path in self._directory.rglob("*") if path.is_file()]

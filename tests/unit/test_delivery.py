@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Are machines made once, and all of them, whatever a platform does meanwhile?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kubekiln.errors import KubekilnError, Problem, StorageError
+from kubekiln.files import locked
+from kubekiln.operations.delivery import Delivery
+from kubekiln.operations.journal import Entry, Journal
+from kubekiln.operations.retrying import Patience
+from kubekiln.paths import Project
+from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, RemoteImage
+from tests.support.platform import SimulatedPlatform
+
+IMAGE = RemoteImage("img-0", "kubekiln-debian-13-0123456789ab")
+
+
+def patience() -> Patience:
+    return Patience(first_wait_s=0.001, longest_wait_s=0.01)
+
+
+def delivery(tmp_path: Path, platform: SimulatedPlatform, *, parallel: int = 8) -> Delivery:
+    return Delivery("cloud", platform, Project(tmp_path), parallel, patience())
+
+
+def specs(tmp_path: Path, count: int, *, payload: str = "p1") -> list[InstanceSpec]:
+    (tmp_path / "user-data").write_text("#cloud-config\n")
+    return [
+        InstanceSpec(
+            cluster="lab", node=f"lab-{i}", role="worker", seed_dir=tmp_path,
+            seed_iso=tmp_path / "seed.iso", payload=payload, macs=(), addresses=(), cpus=2,
+            memory_mib=2048, disk_gib=20,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def journal_of(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "state/lab/target-cloud.journal")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_200_machines_with_lost_answers_are_all_there_none_twice_none_left(
+    tmp_path: Path, seed: int
+) -> None:
+    platform = SimulatedPlatform(faults=0.05, seed=seed)
+    to, wanted = delivery(tmp_path, platform), specs(tmp_path, 200)
+
+    made = to.boot(wanted, IMAGE)
+
+    assert sorted(i.node for i in made) == sorted(s.node for s in wanted)
+    assert sorted(i.node for i in platform.machines.values()) == sorted(s.node for s in wanted)
+    assert len(platform.made) == 200, "none was made twice"
+
+    removed = to.destroy("lab")
+    assert set(removed) == {s.node for s in wanted}
+    assert platform.machines == {}
+    assert not (tmp_path / "state/lab/target-cloud.journal").exists()
+
+
+def test_no_more_are_made_at_once_than_is_allowed(tmp_path: Path) -> None:
+    platform = SimulatedPlatform(latency_s=0.01)
+
+    delivery(tmp_path, platform, parallel=3).boot(specs(tmp_path, 12), IMAGE)
+
+    assert 1 < platform.most_at_once <= 3
+
+
+def test_what_is_there_is_left_alone_and_what_lacks_is_made(tmp_path: Path) -> None:
+    platform = SimulatedPlatform()
+    to = delivery(tmp_path, platform)
+    to.boot(specs(tmp_path, 2), IMAGE)
+
+    to.boot(specs(tmp_path, 4), IMAGE)
+
+    assert sorted(platform.made) == ["lab-0", "lab-1", "lab-2", "lab-3"]
+
+
+def test_a_machine_that_would_be_made_otherwise_is_an_error_before_anything(tmp_path: Path) -> None:
+    platform = SimulatedPlatform()
+    to = delivery(tmp_path, platform)
+    to.boot(specs(tmp_path, 1), IMAGE)
+
+    with pytest.raises(KubekilnError, match="lab-0 is there, made of another image or user-data"):
+        to.boot(specs(tmp_path, 3, payload="p2"), IMAGE)
+
+    assert platform.made == ["lab-0"]
+
+
+def test_a_half_made_machine_is_made_anew_and_a_stopped_one_is_started(tmp_path: Path) -> None:
+    platform = SimulatedPlatform()
+    to = delivery(tmp_path, platform)
+    half, stopped = (
+        Instance(f"old-{state}", "lab", node, "p1", state)
+        for node, state in (("lab-0", "failed"), ("lab-1", "stopped"))
+    )
+    platform.machines = {half.id: half, stopped.id: stopped}
+
+    to.boot(specs(tmp_path, 2), IMAGE)
+
+    assert platform.made == ["lab-0"]
+    assert {i.node: i.state for i in platform.machines.values()} == {
+        "lab-0": "running", "lab-1": "running",
+    }  # fmt: skip
+
+
+def test_one_that_fails_stops_no_other_and_all_failures_are_said(tmp_path: Path) -> None:
+    broken = {"lab-1": "no host has 64 CPUs", "lab-3": "quota of addresses exceeded"}
+    platform = SimulatedPlatform(broken=broken)
+
+    with pytest.raises(KubekilnError) as raised:
+        delivery(tmp_path, platform).boot(specs(tmp_path, 5), IMAGE)
+
+    said = [problem.what for problem in raised.value.problems]
+    assert said == ["lab-1: no host has 64 CPUs", "lab-3: quota of addresses exceeded"]
+    assert sorted(platform.made) == ["lab-0", "lab-2", "lab-4"]
+
+
+def test_an_interrupt_asks_for_nothing_more_and_the_next_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimulatedPlatform(latency_s=0.01)
+    interrupted = delivery(tmp_path, platform, parallel=2)
+    create = platform.create
+
+    def interrupted_create(spec: InstanceSpec, image: RemoteImage) -> Instance:
+        instance = create(spec, image)
+        if spec.node == "lab-5":
+            raise KeyboardInterrupt
+        return instance
+
+    monkeypatch.setattr(platform, "create", interrupted_create)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.boot(specs(tmp_path, 40), IMAGE)
+    some = len(platform.made)
+    assert 6 <= some < 40
+    assert [entry.node for entry in journal_of(tmp_path).unfinished()] == ["lab-5"]
+
+    monkeypatch.undo()
+    delivery(tmp_path, platform).boot(specs(tmp_path, 40), IMAGE)
+
+    assert len(platform.made) == len(set(platform.made)) == 40
+    assert journal_of(tmp_path).unfinished() == []
+
+
+def test_two_at_a_time_would_make_everything_twice(tmp_path: Path) -> None:
+    platform = SimulatedPlatform()
+    with (
+        locked(tmp_path / "state/lab/target-cloud.lock"),
+        pytest.raises(StorageError, match="another kubekiln"),
+    ):
+        delivery(tmp_path, platform).boot(specs(tmp_path, 1), IMAGE)
+
+    assert platform.made == []
+
+
+def test_some_are_removed_and_the_journal_stays(tmp_path: Path) -> None:
+    platform = SimulatedPlatform()
+    to = delivery(tmp_path, platform)
+    to.boot(specs(tmp_path, 3), IMAGE)
+
+    assert to.destroy("lab", ["lab-1"]) == ["lab-1"]
+
+    assert sorted(i.node for i in platform.machines.values()) == ["lab-0", "lab-2"]
+    assert journal_of(tmp_path).last()["lab-1"].event == "deleted"
+
+
+def disk_image(tmp_path: Path) -> DiskImage:
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(b"disk")
+    return DiskImage("debian-13", "d" * 64, path, "qcow2", "5" * 64, 2 << 30)
+
+
+def test_an_image_is_uploaded_once(tmp_path: Path) -> None:
+    platform = SimulatedPlatform(faults=0.3, seed=4)
+    to = delivery(tmp_path, platform)
+
+    first, second = to.upload(disk_image(tmp_path)), to.upload(disk_image(tmp_path))
+
+    assert first == second
+    assert len(platform.images) == 1
+    other = replace(disk_image(tmp_path), sha256="6" * 64)
+    assert to.upload(other) != first
+
+
+def test_a_platform_that_refuses_is_said_before_anything(tmp_path: Path) -> None:
+    platform = SimulatedPlatform(refused=[Problem("no credentials", hint="set AWS_PROFILE")])
+
+    with pytest.raises(KubekilnError, match="target cloud: no credentials") as raised:
+        delivery(tmp_path, platform).check()
+
+    assert raised.value.problems[0].hint == "set AWS_PROFILE"
+
+
+def test_patience_ends(tmp_path: Path) -> None:
+    platform = SimulatedPlatform(faults=1.0)
+
+    with pytest.raises(KubekilnError, match="the connection was cut"):
+        delivery(tmp_path, platform).boot(specs(tmp_path, 1), IMAGE)
+
+    assert platform.asked == patience().attempts
+
+
+def test_a_line_of_the_journal_that_was_cut_off_counts_as_not_written(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path)
+    journal.write(Entry("created", "lab-0", "p1", "i-1"))
+    path = tmp_path / "state/lab/target-cloud.journal"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with path.open("a") as out:
+        out.write('{"time": "2026-')
+
+    assert journal.last() == {"lab-0": Entry("created", "lab-0", "p1", "i-1")}
+    journal.write(Entry("deleting", "lab-0", instance="i-1"))
+    assert [entry.event for entry in journal.unfinished()] == ["deleting"]
+
+    path.write_text("nonsense\n" + path.read_text())
+    with pytest.raises(KubekilnError, match="cannot make sense of a line") as raised:
+        journal.last()
+    assert raised.value.problems[0].where == f"{path}:1"
+
+
+def test_the_journal_holds_no_secret(tmp_path: Path) -> None:
+    delivery(tmp_path, SimulatedPlatform()).boot(specs(tmp_path, 1), IMAGE)
+
+    lines = (tmp_path / "state/lab/target-cloud.journal").read_text().splitlines()
+
+    assert [json.loads(line).keys() - {"time"} for line in lines] == [
+        {"event", "node", "payload"}, {"event", "node", "payload", "instance"},
+    ]  # fmt: skip
