@@ -186,4 +186,4 @@ class Platform(Protocol):
         """Give what the machine wrote to its serial console; None if the platform keeps none."""
 
     def delete(self, instance: Instance) -> None:
-        """Remove a machine with its disks and its seed; return when it is gone, or at once if so."""
+        """Remove a machine with its disks and its seed; return when it is gone; fine if it is."""

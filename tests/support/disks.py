@@ -42,8 +42,8 @@ def make_image(
         words = ["-O", _QEMU_FORMATS[form], *_OPTIONS.get(form, ())]
         run(Command(["qemu-img", "convert", *words, raw, path]))
     return DiskImage(
-        name="test", digest=sha256_bytes(b"%d" % seed), path=path, format=form, sha256=sha256_file(path),
-        virtual_size=size_mib * MIB,
+        name="test", digest=sha256_bytes(b"%d" % seed), path=path, format=form,
+        sha256=sha256_file(path), virtual_size=size_mib * MIB,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ class Door:
     to_port: int
     port: int = 0
     mode: str = "open"
-    """`open`; `cut`: each connection breaks after `cut_after` bytes from the client; `error`: 503."""
+    """`open`; `cut`: connections break after `cut_after` bytes from the client; `error`: 503."""
     cut_after: int = 20_000
     connections: int = 0
 
