@@ -3,8 +3,8 @@
 
 `state/<cluster>/target-<target>.journal`: one JSON object a line, forced to disk before the
 platform is asked, so that after a crash, a kill or Ctrl-C whoever goes on knows what may be there
-although nobody heard the answer. What a platform has is known by its own lists; the journal says what
-we wanted of it.
+although nobody heard the answer. What a platform has is known by its own lists; the journal says
+what we wanted of it.
 """
 
 from __future__ import annotations
