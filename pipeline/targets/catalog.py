@@ -36,7 +36,7 @@ def load_settings(name: str, project: Project) -> TargetSettings:
             where=source.where(("type",)),
             hint=f"there are: {', '.join(sorted(PLATFORMS))}",
         )
-    return load_model(settings_model(kind), path)
+    return load_model(settings_model(kind), path).below(project.root)
 
 
 def connect(settings: TargetSettings) -> Platform:

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -43,12 +43,16 @@ class Settings(TargetSettings):
 
     type: Literal["file"]
     directory: Path = Field(examples=["/srv/http/kubekiln"])
-    """Where to; made if it isn't there. Seeds hold keys: they are readable for their owner only,
-    unless `group` says who serves them."""
+    """Where to, below the project if not absolute; made if it isn't there. Seeds hold keys: they
+    are readable for their owner only, unless `group` says who serves them."""
     format: FormatName = "qcow2"
     """Of the image."""
     group: str | None = None
     """A group (by name) that may read the seeds, such as that of a web server."""
+
+    def below(self, root: Path) -> Self:
+        """Take the directory as one below the project, if it isn't absolute."""
+        return self.model_copy(update={"directory": root / self.directory})
 
 
 class FilePlatform:

@@ -12,7 +12,9 @@ import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
+
+from pydantic import Field
 
 from kubekiln.config import Model
 from kubekiln.errors import KubekilnError, Problem
@@ -37,8 +39,13 @@ class TargetSettings(Model):
 
     type: str
     """Which platform it is."""
-    parallel: int = 8
+    parallel: int = Field(default=8, ge=1, le=64)
     """How many machines are made, or removed, at a time."""
+
+    def below(self, root: Path) -> Self:
+        """Take paths that aren't absolute as paths below the project."""
+        del root
+        return self
 
 
 @dataclass(frozen=True)
