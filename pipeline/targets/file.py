@@ -42,6 +42,7 @@ class Settings(TargetSettings):
     """A directory that gets images and seeds."""
 
     type: Literal["file"]
+    """A directory."""
     directory: Path = Field(examples=["/srv/http/kubekiln"])
     """Where to, below the project if not absolute; made if it isn't there. Seeds hold keys: they
     are readable for their owner only, unless `group` says who serves them."""
