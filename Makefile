@@ -56,7 +56,7 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
-.PHONY: fmt lint type fast check test e2e e2e-vm golden docs bench-render bench-bake
+.PHONY: fmt lint type fast check test e2e e2e-vm golden docs bench-render bench-bake bench-bootstrap
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -93,3 +93,6 @@ bench-render: setup ## [NODES=5000] measure the rendering of a large cluster
 
 bench-bake: setup ## measure the bakes and boots of the table in docs/performance.md
 	@$(BIN)/python bench/bake.py
+
+bench-bootstrap: setup ## units against kubeadm: seconds to Ready on equal container machines
+	@$(BIN)/python -m bench.bootstrap
