@@ -75,8 +75,9 @@ check: setup ## lint + types + fast tests, side by side
 test: check ## everything: check, then bake and boot for real
 	@$(MAKE) --no-print-directory e2e
 
-# Baked first, since without any cache that compiles for half an hour: no test is to wait for it.
-e2e: image ## the bakes and boots alone
+# Without any cache the components compile for half an hour: no test is to wait for it.
+e2e: setup ## the bakes and boots alone
+	@$(KUBEKILN) image fetch
 	@$(PYTEST) -v tests/e2e
 
 e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
