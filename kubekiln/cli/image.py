@@ -43,6 +43,23 @@ def bake(
     typer.echo(f"  took   {clock(baked.seconds)}")
 
 
+@app.command()
+def fetch(image: ImageName = "debian-13") -> None:
+    """Get an image's components into the store (downloaded, or compiled), and bake nothing."""
+    from kubekiln.paths import Project
+    from pipeline.lock import load_lock, lock_path
+    from pipeline.model import load_image
+    from pipeline.stages.components import gather
+
+    project = Project.find()
+    components = gather(
+        load_image(image, project), load_lock(lock_path(project.configs_dir))
+    ).providers
+    width = max(map(len, components))
+    for name, provider in components.items():
+        typer.echo(f"{name:<{width}}  {provider}")
+
+
 @app.command("list")
 def list_images() -> None:
     """List the images that are baked."""

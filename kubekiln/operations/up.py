@@ -160,6 +160,7 @@ def plan_machines(
                 cpus=node.cpus,
                 memory_mib=node.memory_mib,
                 disk_gib=node.disk_gib,
+                siblings=len(cluster.nodes) - 1,
                 vlan=cluster.network.vlan,
                 nics=further_macs(cluster, node),
             )

@@ -6,6 +6,7 @@ KVM where it works, TCG elsewhere; the network is its cluster's; the seed is a C
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -87,7 +88,7 @@ class QemuTarget:
         make_dir(machine.run_dir)
         join(machine)
         make_disk(machine)
-        accelerator = choose_accelerator(machine.cpus)
+        accelerator = choose_accelerator(machine.cpus, siblings=machine.siblings)
         if accelerator.note:
             say(f"note: {accelerator.note}")
         for trace in (machine.console_log, socket_path(machine.run_dir)):
@@ -125,8 +126,12 @@ class QemuTarget:
         remove_unused(machine.network_dir)
 
 
-def choose_accelerator(cpus: int) -> Accelerator:
-    """Take KVM if it runs a guest, else TCG with the CPU that this QEMU emulates well."""
+def choose_accelerator(cpus: int, *, siblings: int = 0) -> Accelerator:
+    """Take KVM if it runs a guest, else TCG with the CPU that this QEMU emulates well.
+
+    Emulated, a machine has no more CPUs than its share of the host's: of those that wait for the
+    host, others wait in turn, and run in circles meanwhile (seen: twice the work of a boot).
+    """
     works, why = kvm_works()
     if works:
         return Accelerator("kvm", cpus, ("-accel", "kvm", "-cpu", "host"))
@@ -136,8 +141,9 @@ def choose_accelerator(cpus: int) -> Accelerator:
         "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", f"{cpu},{_SLOW_FEATURES}",
         "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={_EMULATED_KERNEL}",
     )  # fmt: skip
+    share = max(1, (os.cpu_count() or 1) // (siblings + 1))
     note = f"no KVM ({why}): the machine is emulated (TCG), a boot takes minutes"
-    return Accelerator("tcg", cpus, arguments, note)
+    return Accelerator("tcg", min(cpus, share), arguments, note)
 
 
 def qemu_version() -> tuple[int, int]:
