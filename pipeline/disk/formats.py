@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from kubekiln.errors import IntegrityError
+from kubekiln.errors import ConfigError, IntegrityError
 from kubekiln.files import locked, sha256_file, storage_errors, sync_dir, write_atomic
 from kubekiln.progress import step
 from pipeline.disk.nbd import file_node
@@ -57,6 +58,14 @@ class _Record:
 
     def write(self, path: Path) -> None:
         write_atomic(path, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def format_named(name: str) -> FormatName:
+    """Take a word for a format; raises ConfigError if there is none of that name."""
+    found = next((one for one in SUFFIXES if one == name), None)
+    if found is None:
+        raise ConfigError(f"no format {name!r}", hint=f"there are: {', '.join(sorted(SUFFIXES))}")
+    return found
 
 
 def as_format(manifest: Path, wanted: FormatName, *, reread: bool = False) -> DiskImage:
@@ -136,21 +145,30 @@ def _make(path: Path, about: Mapping[str, Any], writer: Writer) -> _Record:
         with storage_errors(path):
             writer.write(source, part)
             _sync(part)
-        writer.check(source, part)
-        record = _Record(
-            recipe=_RECIPE,
-            source_sha256=about["qcow2"]["sha256"],
-            sha256=sha256_file(part),
-            size=part.stat().st_size,
-            virtual_size=size,
-            mtime_ns=part.stat().st_mtime_ns,
-        )
+        sha256 = _checked(part, source, writer)
+        there = part.stat()
         part.rename(path)
         sync_dir(path.parent)
     finally:
         part.unlink(missing_ok=True)
+    record = _Record(
+        recipe=_RECIPE,
+        source_sha256=about["qcow2"]["sha256"],
+        sha256=sha256,
+        size=there.st_size,
+        virtual_size=size,
+        mtime_ns=there.st_mtime_ns,
+    )
     record.write(_record_path(path))
     return record
+
+
+def _checked(part: Path, source: Source, writer: Writer) -> str:
+    """Read a file back, and hash it meanwhile; gives its SHA-256."""
+    with ThreadPoolExecutor(1) as pool:
+        sha256 = pool.submit(sha256_file, part)
+        writer.check(source, part)
+        return sha256.result()
 
 
 def _record_path(path: Path) -> Path:

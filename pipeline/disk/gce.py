@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kubekiln.errors import IntegrityError
-from pipeline.disk.gzipped import GzipWriter
+from pipeline.disk.gzipped import gzip_stream
 from pipeline.disk.pieces import CHUNK, Piece
 
 _MEMBER = "disk.raw"
@@ -22,16 +22,9 @@ _MEMBER = "disk.raw"
 
 def write_gce(pieces: Iterable[Piece], size: int, out: Path) -> None:
     """Write a disk of `size` bytes, piece by piece."""
-    about = tarfile.TarInfo(_MEMBER)
-    about.size = size
-    header = about.tobuf(tarfile.GNU_FORMAT)
-    with out.open("wb") as file, GzipWriter(file) as gzipped:
-        gzipped.write(header)
-        for piece in pieces:
-            gzipped.write(piece.content)
-        # Two empty blocks end an archive, which is a whole number of records.
-        end = len(header) + size + 2 * tarfile.BLOCKSIZE
-        gzipped.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+    with out.open("wb") as file:
+        for part in gzip_stream(_archive(pieces, size)):
+            file.write(part)
 
 
 def read_gce(path: Path) -> Iterator[Piece]:
@@ -49,3 +42,15 @@ def read_gce(path: Path) -> Iterator[Piece]:
                 pass
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise IntegrityError(f"{path} is not a whole archive: {error}") from error
+
+
+def _archive(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
+    about = tarfile.TarInfo(_MEMBER)
+    about.size = size
+    header = about.tobuf(tarfile.GNU_FORMAT)
+    yield header
+    for piece in pieces:
+        yield piece.content
+    # Two empty blocks end an archive, which is a whole number of records.
+    end = len(header) + size + 2 * tarfile.BLOCKSIZE
+    yield bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE)

@@ -7,13 +7,12 @@ one gzip member. Equal input gives equal output, on any number of CPUs.
 
 from __future__ import annotations
 
-import os
+import functools
 import struct
 import zlib
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+
+from pipeline.disk.parallel import map_ahead
 
 _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
@@ -23,55 +22,49 @@ _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
 _LEVEL = 6
 
 
-class GzipWriter:
-    """Takes bytes, writes their gzip to a file; a context manager, at whose end it is whole."""
+def gzip_stream(content: Iterable[bytes]) -> Iterator[bytes]:
+    """Gzip what comes, in parts of any size."""
+    seen = _Seen()
+    yield _HEADER
+    yield from map_ahead(_deflate, seen.watch(_blocks(content)))
+    # An empty last block, then checksum and length.
+    yield zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS).flush()
+    yield struct.pack("<II", seen.crc, seen.length & 0xFFFFFFFF)
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._held = bytearray()
-        self._crc, self._length = 0, 0
-        self._workers = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._workers)
-        self._queue: deque[Future[bytes]] = deque()
-        # Most of a disk: deflated once.
-        self._zeros = self._pool.submit(_deflate, _ZEROS)
-        file.write(_HEADER)
 
-    def __enter__(self) -> GzipWriter:
-        return self
+class _Seen:
+    """What a gzip's end says of all that came."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+    crc = 0
+    length = 0
 
-    def write(self, data: bytes) -> None:
-        """Take some bytes; what is deflated meanwhile is written."""
-        self._crc = zlib.crc32(data, self._crc)
-        self._length += len(data)
-        self._held += data
-        while len(self._held) >= _BLOCK:
-            block = bytes(self._held[:_BLOCK])
-            del self._held[:_BLOCK]
-            zeros = block == _ZEROS
-            self._queue.append(self._zeros if zeros else self._pool.submit(_deflate, block))
-            while len(self._queue) > 2 * self._workers:
-                self._file.write(self._queue.popleft().result())
+    def watch(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            self.crc = zlib.crc32(block, self.crc)
+            self.length += len(block)
+            yield block
 
-    def _finish(self) -> None:
-        self._queue.append(self._pool.submit(_deflate, bytes(self._held)))
-        for block in self._queue:
-            self._file.write(block.result())
-        # An empty last block, then checksum and length.
-        end = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS).flush()
-        self._file.write(end + struct.pack("<II", self._crc, self._length & 0xFFFFFFFF))
+
+def _blocks(content: Iterable[bytes]) -> Iterator[bytes]:
+    held = bytearray()
+    for part in content:
+        held += part
+        while len(held) >= _BLOCK:
+            yield bytes(held[:_BLOCK])
+            del held[:_BLOCK]
+    yield bytes(held)
 
 
 def _deflate(block: bytes) -> bytes:
+    # Most of a disk.
+    return _deflated_zeros() if block == _ZEROS else _deflate_any(block)
+
+
+@functools.cache
+def _deflated_zeros() -> bytes:
+    return _deflate_any(_ZEROS)
+
+
+def _deflate_any(block: bytes) -> bytes:
     deflater = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     return deflater.compress(block) + deflater.flush(zlib.Z_FULL_FLUSH)

@@ -51,7 +51,7 @@ def require_same(source: Iterable[Piece], found: Iterable[Piece], *, name: str) 
     Side by side, so that neither must be there raw. Checksums would say less and take longer: most
     of a disk is zeros, of which both streams say so.
     """
-    pairs = itertools.zip_longest(_chunks(source), _chunks(found))
+    pairs = itertools.zip_longest(whole_chunks(source), whole_chunks(found))
     for number, (mine, yours) in enumerate(pairs):
         if mine is None or yours is None or mine.length != yours.length:
             raise IntegrityError(f"{name} is not as large as the disk that it was made of")
@@ -63,7 +63,7 @@ def require_same(source: Iterable[Piece], found: Iterable[Piece], *, name: str) 
         )
 
 
-def _chunks(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def whole_chunks(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Join what belongs to one chunk, so that two streams are cut alike."""
     held: list[Piece] = []
     for piece in pieces:

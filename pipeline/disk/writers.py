@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import re
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from pipeline.disk.ova import read_ova, write_ova
 from pipeline.disk.ovf import Appliance
 from pipeline.disk.pieces import Piece, padded, require_same
 from pipeline.disk.roottar import check_root_tar, write_root_tar
+from pipeline.disk.vmdk import GRAIN, write_vmdk
 from pipeline.targets.platform import FormatName
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -67,10 +65,8 @@ def _write_raw(source: Source, out: Path) -> None:
 
 
 def _write_vmdk(source: Source, out: Path) -> None:
-    # Stream-optimized is what an importer of VMware's takes; the adapter is only a word there, but
-    # it must not be the default "ide", which a SCSI disk isn't.
-    _convert(source, out, "vmdk", "-o", "subformat=streamOptimized,adapter_type=lsilogic")
-    _settle_descriptor(out, source.name)
+    with source.pieces() as pieces:
+        write_vmdk(pieces, source.size, out, name=source.name)
 
 
 def _write_ova(source: Source, out: Path) -> None:
@@ -82,7 +78,7 @@ def _write_vhd(source: Source, out: Path) -> None:
     # force_size: the size as it is, not the next one that cylinders, heads and sectors can say.
     options = ["-f", "vpc", "-o", "subformat=fixed,force_size=on"]
     with _storage_errors_of_tools(out):
-        run(Command(["qemu-img", "create", "-q", *options, out, str(source.size)]))
+        _run("qemu-img", "create", "-q", *options, out, str(source.size))
     _convert(source, out, "vpc", "-n", "--target-is-zero")
 
 
@@ -122,8 +118,8 @@ def _ova_node(path: Path) -> Node:
 WRITERS: Mapping[FormatName, Writer] = MappingProxyType(
     {
         "raw": Writer("raw", _SECTOR, _write_raw, _check_disk(lambda p: file_node(p, "raw"))),
-        "vmdk": Writer("vmdk", _SECTOR, _write_vmdk, _check_disk(lambda p: file_node(p, "vmdk"))),
-        "ova": Writer("ova", _SECTOR, _write_ova, _check_disk(_ova_node)),
+        "vmdk": Writer("vmdk", GRAIN, _write_vmdk, _check_disk(lambda p: file_node(p, "vmdk"))),
+        "ova": Writer("ova", GRAIN, _write_ova, _check_disk(_ova_node)),
         # Azure's sizes: https://learn.microsoft.com/azure/virtual-machines/linux/create-upload-generic
         "vhd": Writer("vhd", MIB, _write_vhd, _check_disk(lambda p: file_node(p, "vpc"))),
         "gce": Writer("tar.gz", GIB, _write_gce, _check_gce),
@@ -135,9 +131,13 @@ WRITERS: Mapping[FormatName, Writer] = MappingProxyType(
 
 def _convert(source: Source, out: Path, to: str, *options: str) -> None:
     """Have qemu-img write a format."""
-    words = ["qemu-img", "convert", "-O", to, *options, argument(source.node)]
     with _storage_errors_of_tools(out):
-        run(Command([*words, out]))
+        _run("qemu-img", "convert", "-O", to, *options, argument(source.node), out)
+
+
+def _run(*words: str | Path) -> None:
+    """Run a tool that ends when we are killed: nobody would wait for what it writes."""
+    run(Command(["setpriv", "--pdeathsig", "KILL", *words], what_for="to convert images"))
 
 
 @contextlib.contextmanager
@@ -150,21 +150,3 @@ def _storage_errors_of_tools(out: Path) -> Iterator[None]:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(out)) from error
         raise
-
-
-def _settle_descriptor(vmdk: Path, name: str) -> None:
-    """Take what differs each time out of a vmdk: a random id, and the temporary file's name.
-
-    The descriptor is text in the file; its place is in the header, after magic, version, flags,
-    capacity and grain size (VMware's Virtual Disk Format 5.0).
-    """
-    identity = hashlib.sha256(name.encode()).hexdigest()[:8]
-    with vmdk.open("r+b") as file:
-        file.seek(struct.calcsize("<4sIIQQ"))
-        first, sectors = struct.unpack("<QQ", file.read(16))
-        file.seek(first * _SECTOR)
-        text = file.read(sectors * _SECTOR)
-        settled = re.sub(rb"\nCID=[0-9a-f]+", b"\nCID=" + identity.encode(), text)
-        settled = re.sub(rb'SPARSE "[^"]*"', f'SPARSE "{name}.vmdk"'.encode(), settled)
-        file.seek(first * _SECTOR)
-        file.write(settled.rstrip(b"\0").ljust(len(text), b"\0"))
