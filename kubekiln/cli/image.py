@@ -102,6 +102,33 @@ def inspect(
 
 
 @app.command()
+def convert(
+    form: Annotated[
+        str,
+        typer.Option("--format", help="raw, qcow2, vmdk, ova, vhd, gce or tar.", metavar="FORMAT"),
+    ],
+    image: Annotated[
+        str, typer.Argument(metavar="[IMAGE]", help="An image's name, or a manifest or qcow2.")
+    ] = "debian-13",
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Read a file that is there, rather than trust it.")
+    ] = False,
+) -> None:
+    """Write a baked image in another format, beside it; once."""
+    from kubekiln.paths import Project
+    from pipeline.disk.formats import as_format, format_named
+    from pipeline.stages.inspect import read_manifest
+
+    wanted = format_named(form)
+    path = _manifest_path(image, Project.find().images_dir)
+    read_manifest(path)
+    made = as_format(path, wanted, reread=reread)
+    typer.echo(f"{made.path}")
+    typer.echo(f"  size   {made.size / 1e6:,.0f} MB, of a disk of {made.virtual_size >> 20:,} MiB")
+    typer.echo(f"  sha256 {made.sha256}")
+
+
+@app.command()
 def load(
     archive: Annotated[Path, typer.Argument(help="An OCI or docker archive (docker save -o).")],
     on: Annotated[
