@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kubekiln.process import Command, end, run, spawn
-from pipeline.targets.qemu import KERNEL_ARGUMENTS_KEY, choose_accelerator
+from pipeline.targets.emulation import KERNEL_ARGUMENTS_KEY
+from pipeline.targets.qemu import choose_accelerator
 from tests.support.waiting import until
 
 OVMF = "/usr/share/ovmf/OVMF.fd"
