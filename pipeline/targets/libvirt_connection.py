@@ -27,7 +27,7 @@ _ALIVE_MISSES = 6
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_HINT = "free some room in the storage pool, or name another one as `pool`"
-_PASSING_ERRNOS = (errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE)
+_PASSING_ERRNOS = (errno.EAGAIN, errno.EBUSY)
 _PASSING_CODES = ("VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_RESOURCE_BUSY", "VIR_ERR_RPC")
 # What libvirt says → what to do about it.
 _HINTS = {

@@ -22,6 +22,8 @@ TAGS = "urn:kubekiln:machine:1"
 """XML namespace of the element by which a domain is known as ours."""
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _QEMU_MAJOR = 1_000_000
+# Of q35's root bus: libvirt fills it from below, and QEMU's own devices are above.
+_SLOT = 0x10
 ET.register_namespace("kubekiln", TAGS)
 ET.register_namespace("qemu", _QEMU)
 
@@ -162,7 +164,7 @@ def _add_cards(
     words: list[str] = []
     for index, (mac, network) in enumerate(zip(spec.macs, settings.networks, strict=False)):
         if network.user:
-            words += _user_card(f"kubekiln{index}", mac, network, spec)
+            words += _user_card(index, mac, network, spec)
             continue
         kind = "network" if network.network else "bridge"
         card = _add(devices, "interface", type=kind)
@@ -176,7 +178,7 @@ def _add_cards(
             ET.SubElement(line, f"{{{_QEMU}}}arg", value=word)
 
 
-def _user_card(name: str, mac: str, network: Network, spec: InstanceSpec) -> list[str]:
+def _user_card(index: int, mac: str, network: Network, spec: InstanceSpec) -> list[str]:
     """Give QEMU's own arguments: libvirt forwards ports only with passt, another program."""
     assert network.user is not None
     forwards = "".join(
@@ -184,12 +186,12 @@ def _user_card(name: str, mac: str, network: Network, spec: InstanceSpec) -> lis
         for way in network.forwards
         if way.node == spec.node
     )
-    gateway, server = network.user[1], network.user[3]
+    name, gateway, server = f"kubekiln{index}", network.user[1], network.user[3]
     return [
         "-netdev",
         f"user,id={name},ipv6=off,net={network.user},host={gateway},dns={server}{forwards}",
         "-device",
-        f"virtio-net-pci,netdev={name},mac={mac},romfile=",
+        f"virtio-net-pci,netdev={name},mac={mac},romfile=,bus=pcie.0,addr={_SLOT + index:#x}",
     ]
 
 
