@@ -14,7 +14,7 @@ from typing import Any
 
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.libvirt_checks import find_problems, host_of
-from pipeline.targets.libvirt_connection import Connection, libvirt_module, try_to
+from pipeline.targets.libvirt_connection import LOG_HINT, Connection, libvirt_module
 from pipeline.targets.libvirt_domain import Files, check_cards, domain_xml
 from pipeline.targets.libvirt_images import drop_image, find_image, image_volume, upload_image
 from pipeline.targets.libvirt_machines import (
@@ -28,7 +28,7 @@ from pipeline.targets.libvirt_machines import (
     half_made,
     instance_of,
     power_on,
-    undefine,
+    start_new,
     volume_prefix,
 )
 from pipeline.targets.libvirt_settings import Settings as Settings
@@ -53,6 +53,10 @@ from pipeline.targets.platform import (
 )
 
 _GIB = 1 << 30
+_MACHINE_LOG = (
+    "QEMU's own words are in {}.log on the daemon's host, below /var/log/libvirt/qemu or, of a "
+    "session, ~/.cache/libvirt/qemu/log"
+)
 
 
 class LibvirtPlatform:
@@ -112,15 +116,12 @@ class LibvirtPlatform:
         A domain that can't be started at first is undefined again: its definition may be why.
         """
         check_cards(spec, self._settings)
-        with self._pool(f"make {spec.name}") as (connection, pool):
+        hint = _MACHINE_LOG.format(spec.name)
+        with self._pool(f"make {spec.name}", hint=hint) as (connection, pool):
             domain = find_made(connection, spec)
             if domain is None:
                 domain = self._define(connection, pool, spec, image)
-                try:
-                    domain.create()
-                except libvirt_module().libvirtError:
-                    try_to(lambda: undefine(domain))
-                    raise
+                start_new(domain)
             power_on(domain)
             made = instance_of(domain)
         if made is None:
@@ -129,7 +130,8 @@ class LibvirtPlatform:
 
     def start(self, instance: Instance) -> None:
         """Start, resume or wake the domain."""
-        with self._link.asked(f"start {instance.id}") as connection:
+        hint = _MACHINE_LOG.format(instance.id)
+        with self._link.asked(f"start {instance.id}", hint=hint) as connection:
             power_on(connection.lookupByName(instance.id))
 
     def read_console(self, instance: Instance) -> str | None:
@@ -150,9 +152,11 @@ class LibvirtPlatform:
             drop_volumes(pool, instance.cluster, instance.node)
 
     @contextlib.contextmanager
-    def _pool(self, to: str, of: Instance | None = None) -> Iterator[tuple[Any, Any]]:
+    def _pool(
+        self, to: str, of: Instance | None = None, *, hint: str = LOG_HINT
+    ) -> Iterator[tuple[Any, Any]]:
         name = of.extra.get("pool", self._settings.pool) if of else self._settings.pool
-        with self._link.asked(to) as connection:
+        with self._link.asked(to, hint=hint) as connection:
             yield connection, connection.storagePoolLookupByName(name)
 
     def _define(self, connection: Any, pool: Any, spec: InstanceSpec, image: RemoteImage) -> Any:

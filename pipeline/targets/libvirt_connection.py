@@ -29,6 +29,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_HINT = "free some room in the storage pool, or name another one as `pool`"
 _PASSING_ERRNOS = (errno.EAGAIN, errno.EBUSY)
 _PASSING_CODES = ("VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_RESOURCE_BUSY", "VIR_ERR_RPC")
+LOG_HINT = "the daemon's log on its host says more"
+"""What to do about a refusal if nothing better is known."""
 # What libvirt says → what to do about it.
 _HINTS = {
     "VIR_ERR_AUTH_FAILED": "libvirt looks for user and password in its auth.conf: see "
@@ -77,18 +79,19 @@ class Connection:
         self._open: Any = None
 
     @contextlib.contextmanager
-    def asked(self, to: str) -> Iterator[Any]:
+    def asked(self, to: str, *, hint: str = LOG_HINT) -> Iterator[Any]:
         """Give libvirt's `virConnect`; whatever it refuses becomes a KubekilnError.
 
-        `to` says what is done: "upload x". Raises TransientError where asking again may help.
+        `to` says what is done ("upload x"), `hint` what to do if nothing better is known. Raises
+        TransientError where asking again may help.
         """
         module = libvirt_module()
         connection = self._opened(module)
         try:
             yield connection
         except module.libvirtError as error:
-            hint = None if _lives(connection) else "the connection broke"
-            raise _refusal(module, error, f"cannot {to}", hint) from error
+            broken = None if _lives(connection) else "the connection broke"
+            raise _refusal(module, error, f"cannot {to}", broken, hint) from error
 
     def _opened(self, module: Any) -> Any:
         with self._lock:
@@ -118,6 +121,15 @@ def none_if(codes: tuple[str, ...], ask: Callable[[], T]) -> T | None:
         return None
 
 
+def undo_if_not(ask: Callable[[], object], undo: Callable[[], object]) -> None:
+    """Ask libvirt for something, and for something else if it refuses."""
+    try:
+        ask()
+    except libvirt_module().libvirtError:
+        try_to(undo)
+        raise
+
+
 def try_to(ask: Callable[[], object]) -> None:
     """Ask libvirt for something on the way out of a failure, which is what will be told."""
     with contextlib.suppress(libvirt_module().libvirtError):
@@ -132,16 +144,18 @@ def _lives(connection: Any) -> bool:
         return False
 
 
-def _refusal(module: Any, error: Any, what: str, if_broken: str | None) -> KubekilnError:
+def _refusal(
+    module: Any, error: Any, what: str, if_broken: str | None, hint: str = LOG_HINT
+) -> KubekilnError:
     code, number = error.get_error_code(), error.get_int1()
     said = f"{what}: {str(error.get_error_message()).rstrip('.').strip()}"
     if code == module.VIR_ERR_SYSTEM_ERROR and number in _FULL or os.strerror(errno.ENOSPC) in said:
         return KubekilnError(said, hint=_FULL_HINT)
-    for name, hint in _HINTS.items():
+    for name, known in _HINTS.items():
         if code == getattr(module, name):
-            return KubekilnError(said, hint=hint)
+            return KubekilnError(said, hint=known)
     passing = {getattr(module, name) for name in _PASSING_CODES}
     by_errno = code == module.VIR_ERR_SYSTEM_ERROR and number in _PASSING_ERRNOS
     if if_broken or by_errno or code in passing:
         return TransientError(said, hint=if_broken)
-    return KubekilnError(said, hint="libvirt's own log on that host says more")
+    return KubekilnError(said, hint=hint)

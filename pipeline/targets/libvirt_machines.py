@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubekiln.errors import KubekilnError
-from pipeline.targets.libvirt_connection import libvirt_module, none_if
+from pipeline.targets.libvirt_connection import libvirt_module, none_if, undo_if_not
 from pipeline.targets.libvirt_domain import TAGS, tags_of
 from pipeline.targets.libvirt_volumes import drop_volume, volume_names
 from pipeline.targets.platform import Instance, InstanceSpec, InstanceState
@@ -100,6 +100,11 @@ def power_on(domain: Any) -> None:
     state = _state_name(domain.state(0)[0])
     if _STATES[state][0] == "stopped":
         getattr(domain, _WAKING.get(state, "create"))()
+
+
+def start_new(domain: Any) -> None:
+    """Start a domain for the first time; have it forgotten if that fails."""
+    undo_if_not(domain.create, lambda: undefine(domain))
 
 
 def undefine(domain: Any) -> None:
