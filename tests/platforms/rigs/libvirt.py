@@ -49,15 +49,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def provide_binding() -> None:
-    """Have `import libvirt` work: if this Python has no binding, one is built, once."""
-    if importlib.util.find_spec("libvirt") is None:
-        sys.path.append(str(binding_dir()))
+def provide_binding() -> Path:
+    """Have `import libvirt` work: if this Python has no binding, one is built, once.
 
-
-def binding_dir() -> Path:
-    """Where the binding is that test servers' pins name."""
-    return next((server_venv("libvirt").parent / "lib").glob("python3*/site-packages"))
+    Gives the directory that it is in.
+    """
+    found = importlib.util.find_spec("libvirt")
+    if found is None or found.origin is None:
+        lib = server_venv("libvirt").parent / "lib"
+        directory = next(lib.glob("python3*/site-packages"))
+        sys.path.append(str(directory))
+        return directory
+    return Path(found.origin).parent
 
 
 class LibvirtRig:
