@@ -208,6 +208,18 @@ def test_a_machine_that_can_not_be_started_is_half_made_and_made_when_it_can(
         pass
 
 
+def test_a_bridge_that_is_not_there_is_told_when_a_machine_is_to_be_plugged_in(
+    daemon: LibvirtRig, image: RemoteImage, spec: InstanceSpec
+) -> None:
+    platform = LibvirtPlatform(daemon.settings(networks=[{"bridge": "br-nowhere"}]))
+
+    with pytest.raises(KubekilnError) as raised:
+        platform.create(spec, image)
+
+    assert not isinstance(raised.value, TransientError)
+    assert [i.state for i in platform.list_instances()] == ["failed"]
+
+
 def test_volumes_without_their_domain_are_a_half_made_machine(
     daemon: LibvirtRig, image: RemoteImage, spec: InstanceSpec
 ) -> None:
