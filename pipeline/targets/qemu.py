@@ -18,6 +18,12 @@ from kubekiln.files import make_dir
 from kubekiln.process import Command, find_tool, run
 from kubekiln.progress import say
 from pipeline.targets.console import read_console
+from pipeline.targets.emulation import (
+    EMULATED_KERNEL,
+    KERNEL_ARGUMENTS_KEY,
+    TRANSLATION_CACHE_MIB,
+    features_to_hide,
+)
 from pipeline.targets.kvm import QEMU, kvm_works
 from pipeline.targets.machine import Machine, MachineStatus
 from pipeline.targets.processes import find_processes, kill_all, send, wait_gone
@@ -35,18 +41,6 @@ from pipeline.targets.segment import (
 _POWER_OFF_S = 90.0
 _QUIT_S = 10.0
 _JOINS_SINCE = (7, 2)
-# Before, TCG's CMPXCHG16B breaks the guest now and then: Linux panics in its allocator, which uses
-# it for its fast path (seen with 7.2 and Linux 6.12, with any number of CPUs; docs/targets.md).
-# Between 7.2 and 10 nothing was tried; without the instruction Linux is hardly slower.
-_SOUND_CMPXCHG16B_SINCE = 10
-# What a guest would use because it is there, and which makes it slower where it is emulated: a
-# fifth level of page tables, a switch around each access to user memory, nested virtualisation.
-_SLOW_FEATURES = "la57=off,smap=off,svm=off,vmx=off"
-# systemd-stub(7): kernel arguments by SMBIOS; the image's boot loader reads them too.
-KERNEL_ARGUMENTS_KEY = "io.systemd.stub.kernel-cmdline-extra"
-# TCG's counter of time is sound but can't say so, and Linux then asks an emulated device for the
-# time, thousands of times a second. Nor can emulated code be speculated in.
-_EMULATED_KERNEL = "tsc=reliable mitigations=off"
 
 
 @dataclass(frozen=True)
@@ -135,11 +129,10 @@ def choose_accelerator(cpus: int, *, siblings: int = 0) -> Accelerator:
     works, why = kvm_works()
     if works:
         return Accelerator("kvm", cpus, ("-accel", "kvm", "-cpu", "host"))
-    cpu = "max" if qemu_version()[0] >= _SOUND_CMPXCHG16B_SINCE else "max,cx16=off"
-    # tb-size: translated code of a whole Kubernetes node doesn't fit into the default cache.
+    hidden = "".join(f",{feature}=off" for feature in features_to_hide(qemu_version()[0]))
     arguments = (
-        "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", f"{cpu},{_SLOW_FEATURES}",
-        "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={_EMULATED_KERNEL}",
+        "-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", f"max{hidden}",
+        "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={EMULATED_KERNEL}",
     )  # fmt: skip
     share = max(1, (os.cpu_count() or 1) // (siblings + 1))
     note = f"no KVM ({why}): the machine is emulated (TCG), a boot takes minutes"

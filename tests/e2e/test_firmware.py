@@ -15,7 +15,8 @@ from subprocess import Popen
 import pytest
 
 from kubekiln.process import Command, end, run, spawn
-from pipeline.targets.qemu import KERNEL_ARGUMENTS_KEY, choose_accelerator
+from pipeline.targets.emulation import KERNEL_ARGUMENTS_KEY
+from pipeline.targets.qemu import choose_accelerator
 from tests.support.waiting import until
 
 # Firmware, GRUB, kernel, initrd and the start of systemd, emulated on a busy host.
