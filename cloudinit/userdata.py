@@ -7,7 +7,6 @@ is then checked against the manifest by the image's activation (docs/node.md).
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from typing import Any
@@ -19,6 +18,7 @@ from cloudinit.networkconfig import Dumper
 from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, from_template
 from cloudinit.pki import validity
+from kubekiln.channel import compress
 
 SCHEMA = 1
 MANIFEST_PATH = "/etc/kubekiln/node.json"
@@ -53,6 +53,15 @@ def render_userdata(context: Context, files: tuple[NodeFile, ...]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def costs(context: Context, files: tuple[NodeFile, ...]) -> list[tuple[NodeFile, int]]:
+    """Give, for each file, the bytes by which the compressed user-data would be smaller."""
+    whole = len(compress(render_userdata(context, files)))
+    return [
+        (file, whole - len(compress(render_userdata(context, files[:i] + files[i + 1 :]))))
+        for i, file in enumerate(files)
+    ]
+
+
 def _name_of(context: Context) -> list[str]:
     """Name the machine; those of a pool have the names that the platform's meta-data gives them."""
     owner = context.owner
@@ -72,11 +81,6 @@ def render_metadata(cluster: str, node: str, userdata: bytes) -> bytes:
         "dsmode": "local",
     }
     return yaml.dump(document, Dumper=Dumper, sort_keys=False).encode()
-
-
-def compress(userdata: bytes) -> bytes:
-    """Give the form that size limits are met with; cloud-init unpacks it by itself."""
-    return gzip.compress(userdata, compresslevel=9, mtime=0)
 
 
 def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, ...]) -> NodeFile:
