@@ -34,7 +34,10 @@ _DEFAULT_OWNER = "root:root"
 def node_files(context: Context, composed: Part) -> tuple[NodeFile, ...]:
     """Add to the parts' files the one that starts their units, and last the manifest of all."""
     dropin = from_template(
-        _ROLE_DROPIN, {"units": " ".join(composed.units)}, keys=("nodes.role",), mode=0o600
+        _ROLE_DROPIN,
+        {"units": " ".join(composed.units)},
+        keys=("nodes.role", *(("network.allow_metadata",) if context.owner.runs_pods else ())),
+        mode=0o600,
     )
     files = (*composed.files, _of_part(dropin))
     return (*files, _of_part(_manifest(context, files, composed.units)))
@@ -110,8 +113,8 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
         document["lease"] = [str(context.node.address)]
     text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
     keys = (
-        "name", "kubernetes", "network.addressing", "nodes.name", "nodes.role", "pki.ca_days",
-        "pki.leaf_days",
+        "name", "kubernetes", "network.addressing", "network.allow_metadata", "nodes.name",
+        "nodes.role", "pki.ca_days", "pki.leaf_days",
     )  # fmt: skip
     return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
 
