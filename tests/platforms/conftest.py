@@ -12,9 +12,10 @@ from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.platforms.rigs.file import FileRig
 from tests.platforms.rigs.rig import Rig
+from tests.platforms.rigs.vsphere import VSphereRig
 from tests.support.disks import make_image
 
-RIGS: dict[str, type[Rig]] = {"file": FileRig}
+RIGS: dict[str, type[Rig]] = {"file": FileRig, "vsphere": VSphereRig}
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
 
 
