@@ -32,13 +32,15 @@ from pipeline.targets.vsphere_import import import_image
 from pipeline.targets.vsphere_inventory import (
     ABOUT,
     child,
-    console_path,
     destroy,
+    devices_of,
     image_of,
     instance_of,
     is_whole,
+    new_console,
     power_on,
     refuse_strange,
+    refuse_unknown,
     tags_of,
 )
 from pipeline.targets.vsphere_machine import (
@@ -48,14 +50,15 @@ from pipeline.targets.vsphere_machine import (
     NODE,
     PAYLOAD,
     ROLE,
+    check_cards,
     check_size,
+    console_of,
     disk_size,
     finish,
     guest_info,
     image_tags,
     note,
     options,
-    read_note,
     unfinished_tags,
 )
 from pipeline.targets.vsphere_places import Places, find_places
@@ -114,6 +117,8 @@ class VSpherePlatform:
         """Say what of the settings isn't there, or why nothing can be asked."""
         try:
             with self._session() as at:
+                if at.content.about.apiType != "VirtualCenter":
+                    return [_host_only(at)]
                 find_places(at, self._settings)
         except KubekilnError as error:
             return list(error.problems)
@@ -135,6 +140,7 @@ class VSpherePlatform:
             there = child(at, places.template_folder, image.remote_name)
             if there is not None:
                 about = at.properties(there, ABOUT)
+                refuse_unknown(at, about)
                 if is_whole(about, image):
                     advance(image.size)
                     return image_of(there, about)
@@ -152,7 +158,7 @@ class VSpherePlatform:
         with self._session() as at:
             try:
                 machine = at.machine(image.id)
-                if IMAGE in read_note(machine.config.annotation if machine.config else ""):
+                if IMAGE in tags_of(at.properties(machine, ABOUT)):
                     at.wait(machine.Destroy_Task())
             except GONE:
                 return
@@ -170,10 +176,10 @@ class VSpherePlatform:
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
         """Clone the template powered off, change all of it at once, and power it on."""
+        check_cards(spec, len(self._settings.networks))
         guest_info(spec)  # too much of it is an error before anything is there
         with self._session() as at:
             places = find_places(at, self._settings)
-            self._check(spec, places)
             machine = self._made_before(at, places, spec)
             if machine is None:
                 machine = self._clone(at, places, spec, image)
@@ -187,11 +193,11 @@ class VSpherePlatform:
             power_on(at, at.machine(instance.id))
 
     def read_console(self, instance: Instance) -> str | None:
-        """Read the file behind the serial port; None where the target has no consoles."""
-        if not self._settings.console:
-            return None
+        """Read the file behind the serial port; None if the machine was made without one."""
         with self._session() as at:
-            path = console_path(at.properties(at.machine(instance.id), ABOUT))
+            path = console_of(devices_of(at, at.machine(instance.id)))
+            if path is None:
+                return None
             content = at.read_file(self._settings.datacenter, path)
         return (content or b"").decode(errors="replace")
 
@@ -208,6 +214,7 @@ class VSpherePlatform:
             machine = at.machine(instance.id)
             try:
                 about = at.properties(machine, ABOUT)
+                refuse_unknown(at, about)
                 tags = tags_of(about)
                 if (tags.get(CLUSTER), tags.get(NODE)) != (instance.cluster, instance.node):
                     raise KubekilnError(
@@ -224,15 +231,6 @@ class VSpherePlatform:
         access = Access.from_environment(self._environment)
         return session(access, patience_s=self._settings.task_minutes * 60)
 
-    def _check(self, spec: InstanceSpec, places: Places) -> None:
-        if len(spec.macs) > len(places.networks):
-            raise KubekilnError(
-                f"{spec.node} has {len(spec.macs)} network cards, and the target names "
-                f"{len(places.networks)} networks",
-                where="networks",
-                hint="name a port group for each card, the node network's first",
-            )
-
     def _made_before(
         self, at: Session, places: Places, spec: InstanceSpec
     ) -> vim.VirtualMachine | None:
@@ -241,6 +239,7 @@ class VSpherePlatform:
         if machine is None:
             return None
         about = at.properties(machine, ABOUT)
+        refuse_unknown(at, about)
         tags = tags_of(about)
         if tags.get(CLUSTER) == spec.cluster and tags.get(NODE) == spec.node:
             if tags.get(PAYLOAD) == spec.payload:
@@ -257,8 +256,7 @@ class VSpherePlatform:
         self, at: Session, places: Places, spec: InstanceSpec, image: RemoteImage
     ) -> vim.VirtualMachine:
         template = at.machine(image.id)
-        devices = at.properties(template, ["config.hardware.device"])
-        check_size(spec, disk_size(devices.get("config.hardware.device", ())))
+        check_size(spec, disk_size(devices_of(at, template)))
         policy = self._settings.storage_policy
         where = vim.vm.RelocateSpec(
             pool=places.pool, datastore=places.datastore, folder=places.folder,
@@ -267,9 +265,8 @@ class VSpherePlatform:
         begun = vim.vm.ConfigSpec(annotation=note(unfinished_tags(spec)))
         how = vim.vm.CloneSpec(location=where, config=begun, powerOn=False, template=False)
         machine: vim.VirtualMachine = at.wait(template.CloneVM_Task(places.folder, spec.name, how))
-        about = at.properties(machine, ["config.files.vmPathName", "config.hardware.device"])
-        console = console_path(about) if self._settings.console else None
-        wanted = finish(spec, about["config.hardware.device"], places.backings(), console)
+        console = new_console(at.properties(machine, ABOUT)) if self._settings.console else None
+        wanted = finish(spec, devices_of(at, machine), places.backings(), console)
         at.wait(machine.ReconfigVM_Task(wanted))
         return machine
 
@@ -284,6 +281,11 @@ class VSpherePlatform:
                 if (tags.get(CLUSTER), tags.get(ROLE)) == (cluster, "master")
             ]
             keep_apart(at, places.cluster, cluster, masters)
+
+
+def _host_only(at: Session) -> Problem:
+    what = f"{at.access.host} is an ESXi host, which can't clone"
+    return Problem(what, "environment: VSPHERE_SERVER, or GOVC_URL", "name the vCenter it is in")
 
 
 def connect(settings: Settings) -> VSpherePlatform:

@@ -49,7 +49,7 @@ class Access:
             )
         url = _url(server)
         user, password = (
-            _content(environment.get(name, "")) or urllib.parse.unquote(in_url or "")
+            _value(environment, name) or urllib.parse.unquote(in_url or "")
             for name, in_url in zip(names, (url.username, url.password), strict=False)
         )
         missing = [n for n, value in zip(names, (user, password), strict=False) if not value]
@@ -95,9 +95,16 @@ def _url(server: str) -> urllib.parse.SplitResult:
     )
 
 
-def _content(value: str) -> str:
-    """Give a value, or the content of the file that it names, as govc does."""
+def _value(environment: Mapping[str, str], name: str) -> str:
+    """Give a variable's value; what is a file's name for govc, is that file's content."""
+    value = environment.get(name, "")
     try:
-        return Path(value).read_text().strip() if value and Path(value).is_file() else value
-    except (OSError, UnicodeDecodeError):
-        return value
+        # Longer than any file's name is allowed to be, it can't be one.
+        if name.startswith("GOVC_") and 0 < len(value) < 256 and Path(value).is_file():
+            return Path(value).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the file that {name} names can't be read: {getattr(error, 'strerror', error)}",
+            where=f"environment: {name}",
+        ) from error
+    return value

@@ -65,6 +65,9 @@ _FAULTS: tuple[tuple[type[vmodl.MethodFault], _Meaning], ...] = (
             "give the nodes fewer CPUs or less memory, or the cluster another host",
         ),
     ),
+    (vmodl.fault.ManagedObjectNotFound, _Meaning(KubekilnError, "it isn't there any more")),
+    # It has just appeared: whoever looks again sees whose it is.
+    (vim.fault.DuplicateName, _Meaning(TransientError, "there is one of that name", _AGAIN)),
     (vim.fault.TaskInProgress, _BUSY),
     (vim.fault.ConcurrentAccess, _BUSY),
     (vim.fault.ResourceInUse, _BUSY),

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyVmomi import vim
 
 from kubekiln.errors import KubekilnError
-from pipeline.targets.platform import DiskImage, Instance, InstanceState, RemoteImage
+from pipeline.targets.platform import (
+    DiskImage,
+    Instance,
+    InstanceState,
+    RemoteImage,
+    TransientError,
+)
 from pipeline.targets.vsphere_machine import (
     CLUSTER,
     CONSOLE_FILE,
@@ -18,6 +24,7 @@ from pipeline.targets.vsphere_machine import (
     IMPORT,
     NODE,
     PAYLOAD,
+    console_of,
     read_note,
 )
 from pipeline.targets.vsphere_places import Places
@@ -42,6 +49,12 @@ def child(at: Session, folder: vim.Folder, name: str) -> vim.VirtualMachine | No
 def tags_of(about: Mapping[str, Any]) -> dict[str, str]:
     """Give the tags of a machine of which something was read."""
     return read_note(about.get("config.annotation"))
+
+
+def refuse_unknown(at: Session, about: Mapping[str, Any]) -> None:
+    """Raise TransientError if a machine is only just being made: it says nothing of itself yet."""
+    if "config.template" not in about:
+        raise TransientError(f"{at.access.host}: {about.get('name')} is being made")
 
 
 def is_whole(about: Mapping[str, Any], image: DiskImage) -> bool:
@@ -97,8 +110,15 @@ def power_on(at: Session, machine: vim.VirtualMachine) -> None:
         at.wait(machine.PowerOnVM_Task())
 
 
-def console_path(about: Mapping[str, Any]) -> str:
-    """Name the file behind a machine's serial port: in its directory, beside its other files."""
+def devices_of(at: Session, machine: vim.VirtualMachine) -> Sequence[vim.vm.device.VirtualDevice]:
+    """Read what a machine consists of."""
+    found = at.properties(machine, ["config.hardware.device"])
+    devices: Sequence[vim.vm.device.VirtualDevice] = found.get("config.hardware.device", ())
+    return devices
+
+
+def new_console(about: Mapping[str, Any]) -> str:
+    """Name the file that a machine's console is to go to: in its directory, beside its others."""
     directory = str(about["config.files.vmPathName"]).rpartition("/")[0]
     return f"{directory}/{CONSOLE_FILE}"
 
@@ -110,19 +130,11 @@ def destroy(
     if about.get("runtime.powerState") == _ON:
         with contextlib.suppress(vim.fault.InvalidPowerState):
             at.wait(machine.PowerOffVM_Task())
-    devices = at.properties(machine, ["config.hardware.device"])
-    for device in devices.get("config.hardware.device", ()):
-        if _writes_console(device, about):
-            # The server takes it for no part of the machine, and would leave it and its directory.
-            _remove_file(at, places, console_path(about))
+    console = console_of(devices_of(at, machine))
+    if console:
+        # The server takes it for no part of the machine, and would leave it and its directory.
+        _remove_file(at, places, console)
     at.wait(machine.Destroy_Task())
-
-
-def _writes_console(device: vim.vm.device.VirtualDevice, about: Mapping[str, Any]) -> bool:
-    backing = device.backing
-    return isinstance(
-        backing, vim.vm.device.VirtualSerialPort.FileBackingInfo
-    ) and backing.fileName == console_path(about)
 
 
 def _remove_file(at: Session, places: Places, path: str) -> None:

@@ -29,8 +29,6 @@ USER_DATA_LIMIT = 64 * 1024
 (GUESTMSG_MAX_IN_SIZE in open-vm-tools)."""
 
 _GIB = 1 << 30
-# The answer to a guest has two bytes before the value: `1 `.
-_LONGEST_VALUE = USER_DATA_LIMIT - 2
 _ENCODING = "gzip+base64"
 _NOTE = "Made by kubekiln, which finds it by these lines:"
 _TAG = re.compile(rf"^({TAG_PREFIX}-[a-z0-9]+): (\S+)\s*$", re.MULTILINE)
@@ -76,10 +74,10 @@ def guest_info(spec: InstanceSpec) -> dict[str, str]:
     values = {}
     for key, content in (("userdata", user_data), ("metadata", meta_data)):
         value = base64.b64encode(content).decode()
-        if len(value) > _LONGEST_VALUE:
+        if len(value) > USER_DATA_LIMIT:
             raise KubekilnError(
                 f"guestinfo.{key} of {spec.node} is {len(value)} bytes long (gzip, base64), "
-                f"{_LONGEST_VALUE} are possible",
+                f"{USER_DATA_LIMIT} are possible",
                 hint="P-256 keys are shorter than RSA, and images need not be in user-data; else "
                 "attach the node's seed.iso by hand",
             )
@@ -123,9 +121,31 @@ def finish(
     )  # fmt: skip
 
 
+def console_of(devices: Iterable[vim.vm.device.VirtualDevice]) -> str | None:
+    """Name the file that a machine's console is written to, wherever it was made."""
+    for device in devices:
+        backing = device.backing
+        if isinstance(
+            backing, vim.vm.device.VirtualSerialPort.FileBackingInfo
+        ) and backing.fileName.endswith(f"/{CONSOLE_FILE}"):
+            return str(backing.fileName)
+    return None
+
+
 def disk_size(devices: Iterable[vim.vm.device.VirtualDevice]) -> int:
     """Give the size of a machine's disk in bytes."""
     return sum(_capacity(disk) for disk in _disks(devices))
+
+
+def check_cards(spec: InstanceSpec, networks: int) -> None:
+    """Raise KubekilnError if the node has a card for which the target names no network."""
+    if len(spec.macs) > networks:
+        raise KubekilnError(
+            f"{spec.node} has {len(spec.macs)} network cards, and the target names {networks} "
+            "networks",
+            where="networks",
+            hint="name a port group for each card, the node network's first",
+        )
 
 
 def check_size(spec: InstanceSpec, size: int) -> None:

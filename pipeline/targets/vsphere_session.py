@@ -145,6 +145,11 @@ class Session:
             content = answer.read()
         if answer.status == http.client.NOT_FOUND:
             return None
+        if answer.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+            raise KubekilnError(
+                f"{self.access.host}: this user may not read {path}",
+                hint="give its role Datastore.Browse on the datastore",
+            )
         if answer.status != http.client.OK:
             raise http.client.HTTPException(f"{answer.status} {answer.reason} for {path}")
         return content

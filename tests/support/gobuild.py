@@ -37,7 +37,7 @@ def go_server(name: str) -> Path:
 def _build(sources: Path, out: Path) -> None:
     go = Go(_go_root(sources), base=make_dir(cache_dir() / "go"))
     # One package at a time: other tests run beside it.
-    words = ["build", "-mod=readonly", "-trimpath", "-p", "1", "-o", out, "."]
+    words: list[str | Path] = ["build", "-mod=readonly", "-trimpath", "-p", "1", "-o", out, "."]
     run(
         Command(
             ["nice", go.program, *words], cwd=sources, env=go.environment(), timeout_s=1800,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import http.client
 import json
 import shutil
@@ -46,6 +47,11 @@ class VSphereRig:
     name = "vsphere"
     format: FormatName = "vmdk"
     cannot: Mapping[str, str] = {}
+
+    @staticmethod
+    def prepare() -> None:
+        """Build the simulator if it isn't in the cache: minutes, once."""
+        go_server("vcsim")
 
     def __enter__(self) -> VSphereRig:
         program = go_server("vcsim")
@@ -121,6 +127,11 @@ class VSphereRig:
         host, _, port = self.address.rpartition(":")
         return http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
 
+    def thumbprint(self) -> str:
+        """Give the certificate's SHA-1, written as vCenter does."""
+        der = ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
+        return hashlib.sha1(der, usedforsecurity=False).hexdigest().upper()
+
     def session(self) -> contextlib.AbstractContextManager[Session]:
         """Log in beside the platform, to see what is there."""
         return session(Access.from_environment(self.environment), patience_s=60)
@@ -158,6 +169,6 @@ class VSphereRig:
             assert isinstance(cluster, vim.ClusterComputeResource)
             config = cluster.configurationEx
             assert isinstance(config, vim.cluster.ConfigInfoEx)
-            rules = [rule.name for rule in config.rule]
+            rules = [str(rule.name) for rule in config.rule]
         ours = [str(path) for path in self.files() if "DC0_" not in str(path)]
         return [*machines, *rules, *ours]
