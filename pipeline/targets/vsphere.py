@@ -7,7 +7,6 @@ annotation has the payload: its last change gives it hardware, user-data and tha
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,7 +25,7 @@ from pipeline.targets.platform import (
     RemoteImage,
     TargetSettings,
 )
-from pipeline.targets.vsphere_access import Access
+from pipeline.targets.vsphere_access import Access, environment
 from pipeline.targets.vsphere_errors import GONE
 from pipeline.targets.vsphere_import import import_image
 from pipeline.targets.vsphere_inventory import (
@@ -70,6 +69,7 @@ class Settings(TargetSettings):
     """A vCenter, and where in its inventory images and machines go."""
 
     type: Literal["vsphere"]
+    """A vCenter."""
     datacenter: str = Field(examples=["Frankfurt"])
     """Its name, with the folders it is in: `Europe/Frankfurt`."""
     cluster: str = Field(examples=["Compute"])
@@ -290,4 +290,4 @@ def _host_only(at: Session) -> Problem:
 
 def connect(settings: Settings) -> VSpherePlatform:
     """Make the platform of these settings, with the credentials of the environment."""
-    return VSpherePlatform(settings, os.environ)
+    return VSpherePlatform(settings, environment())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import urllib.parse
 from collections.abc import Mapping
@@ -77,6 +78,11 @@ class Access:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def environment() -> Mapping[str, str]:
+    """Give the variables that Terraform and govc read as well; no file of ours may hold them."""
+    return os.environ
 
 
 def _url(server: str) -> urllib.parse.SplitResult:
