@@ -20,6 +20,7 @@ PLATFORMS: Mapping[str, str] = MappingProxyType(
     {
         "file": "pipeline.targets.file",
         "libvirt": "pipeline.targets.libvirt",
+        "vsphere": "pipeline.targets.vsphere",
     }
 )
 """`type:` of a target → its module, which has `Settings` and `connect(settings)`."""
