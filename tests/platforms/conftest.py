@@ -11,10 +11,14 @@ import pytest
 from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.platforms.rigs.file import FileRig
+from tests.platforms.rigs.kubevirt import KubeVirtRig
 from tests.platforms.rigs.rig import Rig
 from tests.support.disks import make_image
 
-RIGS: dict[str, type[Rig]] = {"file": FileRig}
+RIGS: dict[str, type[Rig]] = {
+    "file": FileRig,
+    "kubevirt": KubeVirtRig,
+}
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
 
 

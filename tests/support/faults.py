@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class Door:
     """`open`; `cut`: connections break after `cut_after` bytes from the client; `error`: 503."""
     cut_after: int = 20_000
     connections: int = 0
+    tls: ssl.SSLContext | None = None
+    """With what `error` answers those who expect TLS; all else is passed on as it comes."""
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Door]:
@@ -44,8 +47,9 @@ class Door:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             if self.mode == "error":
-                client.recv(_CHUNK)
-                client.sendall(_ANSWER)
+                with self.tls.wrap_socket(client, server_side=True) if self.tls else client as one:
+                    one.recv(_CHUNK)
+                    one.sendall(_ANSWER)
                 return
             with socket.create_connection(("127.0.0.1", self.to_port)) as server:
                 threading.Thread(target=_pump, args=(server, client), daemon=True).start()
