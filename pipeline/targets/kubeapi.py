@@ -35,6 +35,8 @@ _PAUSE_S = 0.5
 # https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _MERGE = "application/merge-patch+json"
+# A field that the server doesn't know is an error; it would be dropped, and the machine be another.
+_STRICT = {"fieldValidation": "Strict"}
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,18 @@ class KubeApi:
         """Make an object; None if there is one of this name."""
         name = body["metadata"]["name"]
         with errors_of(f"{kind} {name}"), contextlib.suppress(Exists):
-            made: Object = self._request("POST", self._path(kind), body=body, hide=kind == SECRET)
+            made: Object = self._request(
+                "POST", self._path(kind), body=body, query=_STRICT, hide=kind == SECRET
+            )
             return made
         return None
 
     def patch(self, kind: Kind, name: str, body: Object) -> Object:
         """Change fields of an object (JSON merge patch)."""
         with errors_of(f"{kind} {name}"):
-            changed: Object = self._request("PATCH", self._path(kind, name), body=body)
+            changed: Object = self._request(
+                "PATCH", self._path(kind, name), body=body, query=_STRICT
+            )
             return changed
 
     def delete(self, kind: Kind, name: str, *, timeout_s: float) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import urllib3
+import yaml
 
 from kubekiln.errors import KubekilnError
 from pipeline.targets.platform import TransientError
@@ -76,6 +77,8 @@ def errors_of(what: str) -> Iterator[None]:
     except ConfigException as error:
         hint = "KUBECONFIG, else ~/.kube/config, is read; `context` chooses among its contexts"
         raise KubekilnError(f"{what}: {error}", hint=hint) from error
+    except (yaml.YAMLError, OSError) as error:
+        raise KubekilnError(f"{what}: {error}", hint="is the kubeconfig whole?") from error
     except json.JSONDecodeError as error:
         hint = "is the server of this context a Kubernetes API?"
         raise KubekilnError(f"{what}: the answer isn't JSON", hint=hint) from error

@@ -81,7 +81,7 @@ class KubeVirtPlatform:
             raise  # the volume stays, and waits for the next attempt
         except KubekilnError:
             with contextlib.suppress(KubekilnError):
-                self._delete(VOLUME, image.remote_name)
+                self._discard(image)
             raise
         self._api.patch(VOLUME, image.remote_name, objects.whole(image))
         return self._remote(image)
@@ -123,6 +123,12 @@ class KubeVirtPlatform:
     def delete(self, instance: Instance) -> None:
         """Remove the machine after its volume and its secret."""
         self._delete(MACHINE, _name(instance))
+
+    def _discard(self, image: DiskImage) -> None:
+        """Free the space of an upload that can't succeed."""
+        there = self._api.get(VOLUME, image.remote_name)
+        if there and objects.is_of_ours(there, image):
+            self._delete(VOLUME, image.remote_name)
 
     def _open_volume(self, image: DiskImage) -> int:
         """Have a volume that takes an upload; gives how often its server was started again."""

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 
 from kubekiln.errors import IntegrityError, KubekilnError
-from pipeline.targets.kubeapi import KubeApi
-from pipeline.targets.kubevirt_objects import VOLUME
 from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, TransientError
-from tests.platforms.conftest import clear_images, make_spec
+from tests.platforms.conftest import make_spec
 from tests.platforms.rigs.kubevirt import KubeVirtRig
 from tests.platforms.rigs.kubevirt_world import NAMESPACE
 from tests.support.disks import make_image, raw_sha256
@@ -63,6 +61,8 @@ def test_nothing_of_what_we_send_is_unknown_to_kubevirt(
     assert guest["domain"]["firmware"]["bootloader"] == {"efi": {"secureBoot": False}}
     assert guest["evictionStrategy"] == "LiveMigrate"
     assert "requiredDuringSchedulingIgnoredDuringExecution" in guest["affinity"]["podAntiAffinity"]
+    until(lambda: rig.plane.request("GET", f"{VOLUMES}/lab-lab-1"), what="its volume",
+          timeout_s=60)  # fmt: skip
     clone = rig.plane.request("GET", f"{VOLUMES}/lab-lab-1")["spec"]
     assert clone["source"]["pvc"] == {"name": images[0].remote_name, "namespace": NAMESPACE}
     assert clone["storage"]["storageClassName"] == "fast"
@@ -77,8 +77,8 @@ def test_user_data_is_in_a_secret_of_the_machine_s_own_and_never_in_the_machine(
 
     found = machine(rig, made)
     volume = next(v for v in found["spec"]["template"]["spec"]["volumes"] if v["name"] == "seed")
-    assert volume["cloudInitNoCloud"] == {
-        "secretRef": {"name": "lab-lab-1"}, "networkDataSecretRef": {"name": "lab-lab-1"}}  # fmt: skip
+    own = {"name": "lab-lab-1"}
+    assert volume["cloudInitNoCloud"] == {"secretRef": own, "networkDataSecretRef": own}
     secret = rig.plane.request("GET", f"{SECRETS}/lab-lab-1")
     assert secret["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
     network = base64.b64decode(secret["data"]["networkdata"])
@@ -125,9 +125,7 @@ def test_what_the_proxy_may_get_over_is_transient(
     assert rig.connect().find_image(images[0]) is None
 
 
-def test_a_volume_that_nobody_vouched_for_is_written_anew(
-    rig: KubeVirtRig, images: Images
-) -> None:
+def test_a_volume_that_nobody_vouched_for_is_written_anew(rig: KubeVirtRig, images: Images) -> None:
     image = images[0]
     platform = rig.connect()
     platform.upload(image, ignore)
@@ -154,9 +152,7 @@ def test_what_cdi_takes_and_can_t_write_is_an_error_in_its_words_and_leaves_no_v
     assert rig.leftovers() == []
 
 
-def test_a_file_that_is_not_what_was_baked_never_counts(
-    rig: KubeVirtRig, images: Images
-) -> None:
+def test_a_file_that_is_not_what_was_baked_never_counts(rig: KubeVirtRig, images: Images) -> None:
     image = replace(images[0], sha256="0" * 64)
 
     with pytest.raises(IntegrityError):
@@ -176,7 +172,6 @@ def test_a_volume_of_somebody_else_is_left_alone(rig: KubeVirtRig, images: Image
         rig.connect().upload(images[0], ignore)
 
     assert rig.plane.request("GET", f"{VOLUMES}/{name}") is not None
-    KubeApi(namespace=NAMESPACE).delete(VOLUME, name, timeout_s=60)
 
 
 def test_a_machine_of_somebody_else_is_left_alone(
@@ -267,4 +262,6 @@ def cleared(rig: KubeVirtRig) -> Iterator[None]:
     yield
     rig.world.refuse.clear()
     rig.world.spoil.clear()
-    clear_images(rig)
+    for instance in rig.connect().list_instances():
+        rig.connect().delete(instance)
+    rig.remove_volumes()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -33,16 +32,15 @@ ADMIN, USER = "admin-of-the-test", "user-of-the-test"
 _NAMES = ("localhost", "cdi-api.cdi.svc")
 # On a machine that does much else as well an API server takes its time.
 _STARTED_S = 240.0
-_ENDED_S = 10.0
 
 
-def find_programs() -> dict[str, Path]:
-    """Find the programs of the image's components; empty unless the store has all of them."""
+def find_programs(*names: str) -> dict[str, Path]:
+    """Find programs of the image's components; empty unless the store has all of them."""
     project = Project.find(Path(__file__).parent)
     lock = load_lock(lock_path(project.configs_dir))
     components, _ = look_up_components(load_image("debian-13", project), lock)
     found = {name: path for one in components.values() for name, path in one.files.items()}
-    return {name: found[name] for name in PROGRAMS} if set(PROGRAMS) <= set(found) else {}
+    return {name: found[name] for name in names} if set(names) <= set(found) else {}
 
 
 @dataclass
@@ -90,14 +88,10 @@ class ControlPlane:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """End all processes; the last one started first."""
+        """End all processes at once: an API server takes leave of its watchers for long."""
         for child in reversed(self._running):
-            child.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_ENDED_S)
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+            child.kill()
+            child.wait()
         self._session.close()
 
     def request(self, method: str, path: str, body: object = None, *, patch: str = "merge") -> Any:

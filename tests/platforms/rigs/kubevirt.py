@@ -22,11 +22,13 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.targets.kubeapi import KubeApi
 from pipeline.targets.kubevirt import KubeVirtPlatform, Settings
+from pipeline.targets.kubevirt_objects import VOLUME
 from pipeline.targets.platform import FormatName, Instance, RemoteImage
 from tests.platforms.rigs.kubevirt_world import FULL, NAMESPACE, World
 from tests.platforms.rigs.rig import Trouble
-from tests.support.controlplane import USER, ControlPlane, find_programs
+from tests.support.controlplane import PROGRAMS, USER, ControlPlane, find_programs
 from tests.support.disks import raw_sha256
 from tests.support.faults import Door
 from tests.support.waiting import until
@@ -48,7 +50,7 @@ class KubeVirtRig:
     cannot: Mapping[str, str] = {}
 
     def __enter__(self) -> KubeVirtRig:
-        programs = find_programs()
+        programs = find_programs(*PROGRAMS)
         if not programs:
             pytest.skip("kubevirt: no etcd and kube-apiserver in the store: bake an image first")
         with contextlib.ExitStack() as stack:
@@ -104,11 +106,29 @@ class KubeVirtRig:
         return base64.b64decode(secret["data"]["userdata"])
 
     def leftovers(self) -> list[str]:
-        found = []
+        # What lost its owner while a controller was making it goes by itself, a moment later.
+        until(lambda: not any(self._is_orphan(about) for about in self._objects().values()),
+              what="garbage to be collected", timeout_s=60)  # fmt: skip
+        return sorted(self._objects())
+
+    def remove_volumes(self) -> None:
+        """Remove all volumes, also those of uploads that never ended."""
+        api = KubeApi(namespace=NAMESPACE)
+        for volume in api.list(VOLUME):
+            api.delete(VOLUME, volume["metadata"]["name"], timeout_s=60)
+
+    def _objects(self) -> dict[str, Any]:
+        found = {}
         for plural, base in _KINDS.items():
             listed = self.plane.request("GET", f"{base}/namespaces/{NAMESPACE}/{plural}")
-            found += [f"{plural}/{item['metadata']['name']}" for item in listed["items"]]
-        return sorted(found)
+            for item in listed["items"]:
+                found[f"{plural}/{item['metadata']['name']}"] = item["metadata"]
+        return found
+
+    def _is_orphan(self, about: Mapping[str, Any]) -> bool:
+        there = {one["uid"] for one in self._objects().values()}
+        owners = {owner["uid"] for owner in about.get("ownerReferences", ())}
+        return "deletionTimestamp" in about or not owners <= there
 
     def _make_namespace(self) -> None:
         about = {"name": NAMESPACE}

@@ -29,6 +29,10 @@ NAMESPACE = "machines"
 FULL = "full"
 """A storage class that has no room."""
 _TOKENS = "/apis/upload.cdi.kubevirt.io/v1beta1"
+_NO_ROOM = (
+    "Saving stream failed: effective image size is larger than the reported available storage: "
+    "virtual image size 67108864 is larger than available size 0"
+)
 _CONSOLE = "KUBEKILN phase=userdata t=1.0\n"
 _VOLUMES = f"/apis/cdi.kubevirt.io/v1beta1/namespaces/{NAMESPACE}/datavolumes"
 _MACHINES = f"/apis/kubevirt.io/v1/namespaces/{NAMESPACE}/virtualmachines"
@@ -53,7 +57,7 @@ class World:
     @contextlib.contextmanager
     def running(self) -> Iterator[World]:
         """Answer and control while the block runs."""
-        server = _Server(("127.0.0.1", 0), _handler(self), *self.plane.certificate)
+        server = _Server(self)
         self.port = server.server_address[1]
         threads = [threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True),
                    threading.Thread(target=self._control, daemon=True),
@@ -186,18 +190,17 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler],
-                 certificate: Path, key: Path) -> None:  # fmt: skip
-        super().__init__(address, handler)
+    def __init__(self, world: World) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.world = world
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.load_cert_chain(certificate, key)
+        self._tls.load_cert_chain(*world.plane.certificate)
 
     def get_request(self) -> tuple[Any, Any]:
         """Leave the handshake to the connection's own thread."""
         sock, address = super().get_request()
-        return self._tls.wrap_socket(
-            sock, server_side=True, do_handshake_on_connect=False
-        ), address  # fmt: skip
+        wrapped = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        return wrapped, address
 
     def shutdown_request(self, request: Any) -> None:
         """Close as Go's server does: what the other side still sends doesn't hide the answer."""
@@ -212,70 +215,74 @@ class _Server(ThreadingHTTPServer):
         del request, client_address
 
 
-def _handler(world: World) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    """All that isn't the API server's own."""
 
-        def log_message(self, *_: object) -> None:
-            pass
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path.startswith("/containerLogs/"):
-                return self._answer(200, _CONSOLE.encode(), "text/plain")
-            if path == "/healthz":
-                return self._answer(200, b"OK", "text/plain")
-            found = _discovery(path)
-            return self._answer(200 if found else 404, json.dumps(found).encode())
+    @property
+    def _world(self) -> World:
+        assert isinstance(self.server, _Server)
+        return self.server.world
 
-        def do_POST(self) -> None:
-            if self.path.startswith(_TOKENS):
-                return self._give_token()
-            return self._take_upload()
+    def log_message(self, *_: object) -> None:
+        pass
 
-        def _give_token(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            token = secrets.token_urlsafe(24)
-            world.tokens[token] = request["spec"]["pvcName"]
-            request["status"] = {"token": token}
-            self._answer(200, json.dumps(request).encode())
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path.startswith("/containerLogs/"):
+            return self._answer(200, _CONSOLE.encode(), "text/plain")
+        if path == "/healthz":
+            return self._answer(200, b"OK", "text/plain")
+        found = _discovery(path)
+        return self._answer(200 if found else 404, json.dumps(found).encode())
 
-        def _take_upload(self) -> None:
-            self.close_connection = True
-            claimed = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            name = world.tokens.pop(claimed, None)
-            if self.path != "/v1beta1/upload-async" or name is None:
-                return self._answer(404 if name else 401, b"")
-            if world.refuse:
-                status, said = world.refuse.pop(0)
-                return self._answer(status, said.encode(), "text/plain")
-            if not world.has_room(name):
-                said = ("Saving stream failed: effective image size is larger than the reported "
-                        "available storage: virtual image size 67108864 is larger than 0")  # fmt: skip
-                return self._answer(400, said.encode(), "text/plain")
-            part = world.disk(name).with_suffix(f".{claimed[:8]}.part")
-            try:
-                with part.open("wb") as out:
-                    whole = _copy_body(self, out)
-                _unpack(part)
-            except (OSError, EOFError, ValueError):
-                whole = False
-            if not whole:
-                part.unlink()
-                return self._answer(500, b"Saving stream failed: unexpected EOF", "text/plain")
-            part.rename(world.disk(name))
-            self._answer(200, b"")
-            world.finish(name)
-            return None
+    def do_POST(self) -> None:
+        if self.path.startswith(_TOKENS):
+            return self._give_token()
+        self.close_connection = True
+        name = self._world.tokens.pop(self._token(), None)
+        if self.path != "/v1beta1/upload-async" or name is None:
+            return self._answer(404 if name else 401, b"")
+        refused = self._world.refuse.pop(0) if self._world.refuse else None
+        if refused is None and not self._world.has_room(name):
+            refused = (400, _NO_ROOM)
+        if refused is not None:
+            return self._answer(refused[0], refused[1].encode(), "text/plain")
+        return self._take_upload(name)
 
-        def _answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def _token(self) -> str:
+        return str(self.headers.get("Authorization", "")).removeprefix("Bearer ")
 
-    return Handler
+    def _give_token(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        token = secrets.token_urlsafe(24)
+        self._world.tokens[token] = request["spec"]["pvcName"]
+        request["status"] = {"token": token}
+        self._answer(200, json.dumps(request).encode())
+
+    def _take_upload(self, name: str) -> None:
+        part = self._world.disk(name).with_suffix(f".{self._token()[:8]}.part")
+        try:
+            with part.open("wb") as out:
+                whole = _copy_body(self, out)
+            _unpack(part)
+        except (OSError, EOFError, ValueError):
+            whole = False
+        if not whole:
+            part.unlink()
+            return self._answer(500, b"Saving stream failed: unexpected EOF", "text/plain")
+        part.rename(self._world.disk(name))
+        self._answer(200, b"")
+        self._world.finish(name)
+        return None
+
+    def _answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
 
 def _discovery(path: str) -> Mapping[str, Any] | None:
