@@ -19,6 +19,7 @@ from pipeline.targets.platform import Platform, TargetSettings
 PLATFORMS: Mapping[str, str] = MappingProxyType(
     {
         "file": "pipeline.targets.file",
+        "kubevirt": "pipeline.targets.kubevirt",
         "libvirt": "pipeline.targets.libvirt",
         "vsphere": "pipeline.targets.vsphere",
     }

@@ -11,6 +11,7 @@ import pytest
 from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.platforms.rigs.file import FileRig
+from tests.platforms.rigs.kubevirt import KubeVirtRig
 from tests.platforms.rigs.libvirt import LibvirtRig
 from tests.platforms.rigs.rig import Rig
 from tests.platforms.rigs.vsphere import VSphereRig
@@ -18,6 +19,7 @@ from tests.support.disks import make_image
 
 RIGS: dict[str, type[Rig]] = {
     "file": FileRig,
+    "kubevirt": KubeVirtRig,
     "libvirt": LibvirtRig,
     "vsphere": VSphereRig,
 }

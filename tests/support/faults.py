@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Door:
     passes any more after them, in either direction; `error`: 503."""
     cut_after: int = 20_000
     connections: int = 0
+    tls: ssl.SSLContext | None = None
+    """With what `error` answers those who expect TLS; all else is passed on as it comes."""
     _closed: threading.Event = field(default_factory=threading.Event)
 
     @contextlib.contextmanager
@@ -57,8 +60,9 @@ class Door:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             if self.mode == "error":
-                client.recv(_CHUNK)
-                client.sendall(_ANSWER)
+                with self.tls.wrap_socket(client, server_side=True) if self.tls else client as one:
+                    one.recv(_CHUNK)
+                    one.sendall(_ANSWER)
                 return
             with self._reach() as server:
                 silent = threading.Event()
