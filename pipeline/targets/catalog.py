@@ -19,6 +19,7 @@ from pipeline.targets.platform import Platform, TargetSettings
 PLATFORMS: Mapping[str, str] = MappingProxyType({
     "azure": "pipeline.targets.azure",
     "file": "pipeline.targets.file",
+    "proxmox": "pipeline.targets.proxmox",
 })  # fmt: skip
 """`type:` of a target → its module, which has `Settings` and `connect(settings)`."""
 

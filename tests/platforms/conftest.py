@@ -12,12 +12,14 @@ from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.platforms.rigs.azure import AzureRig
 from tests.platforms.rigs.file import FileRig
+from tests.platforms.rigs.proxmox import ProxmoxRig
 from tests.platforms.rigs.rig import Rig
 from tests.support.disks import make_image
 
 RIGS: dict[str, type[Rig]] = {
     "azure": AzureRig,
     "file": FileRig,
+    "proxmox": ProxmoxRig,
 }
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
 

@@ -7,6 +7,29 @@ import contextlib
 import socketserver
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.support.tls import Certificate
+
+
+class TlsServer(ThreadingHTTPServer):
+    """HTTPS on a free port of 127.0.0.1; says nothing of clients that went away."""
+
+    daemon_threads = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], certificate: Certificate) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self._context = certificate.server_context()
+
+    def get_request(self) -> tuple[Any, Any]:
+        client, address = super().get_request()
+        # The handshake waits for the handler's thread.
+        return self._context.wrap_socket(
+            client, server_side=True, do_handshake_on_connect=False
+        ), address
+
+    def handle_error(self, request: Any, client_address: Any) -> None: ...
 
 
 @contextlib.contextmanager

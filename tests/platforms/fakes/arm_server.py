@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.platforms.fakes.arm import KINDS, SUBSCRIPTION, Arm, ArmError, Operation
-from tests.support.servers import serving
+from tests.support.servers import TlsServer, serving
 from tests.support.tls import Certificate
 
 _GROUP = rf"/subscriptions/{SUBSCRIPTION}/resourceGroups/(?P<group>[^/]+)"
@@ -30,25 +30,12 @@ _ACTIONS = ("start", "retrieveBootDiagnosticsData")
 GOOD_HEADER = "identity-header"
 
 
-class ArmServer(ThreadingHTTPServer):
+class ArmServer(TlsServer):
     """One door to the resources; `trouble` is how it behaves."""
 
-    daemon_threads = True
-
     def __init__(self, arm: Arm, certificate: Certificate, trouble: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), _ArmHandler)
+        super().__init__(_ArmHandler, certificate)
         self.arm, self.trouble = arm, trouble
-        self._context = certificate.server_context()
-
-    def get_request(self) -> tuple[Any, Any]:
-        client, address = super().get_request()
-        # The handshake waits for the handler's thread.
-        return self._context.wrap_socket(
-            client, server_side=True, do_handshake_on_connect=False
-        ), address
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away."""
 
 
 class _ArmHandler(BaseHTTPRequestHandler):
