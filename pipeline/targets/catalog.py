@@ -16,11 +16,14 @@ from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
 from pipeline.targets.platform import Platform, TargetSettings
 
+<<<<<<< HEAD
 PLATFORMS: Mapping[str, str] = MappingProxyType(
     {
+        "azure": "pipeline.targets.azure",
         "file": "pipeline.targets.file",
         "kubevirt": "pipeline.targets.kubevirt",
         "libvirt": "pipeline.targets.libvirt",
+        "proxmox": "pipeline.targets.proxmox",
         "vsphere": "pipeline.targets.vsphere",
     }
 )
