@@ -11,10 +11,14 @@ import pytest
 from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.platforms.rigs.file import FileRig
+from tests.platforms.rigs.openstack import OpenStackRig
 from tests.platforms.rigs.rig import Rig
 from tests.support.disks import make_image
 
-RIGS: dict[str, type[Rig]] = {"file": FileRig}
+RIGS: dict[str, type[Rig]] = {
+    "file": FileRig,
+    "openstack": OpenStackRig,
+}
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
 
 
@@ -68,6 +72,8 @@ def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> In
     """Describe a node with a rendered seed."""
     seed_dir = directory / node
     seed_dir.mkdir()
+    # No network takes a MAC or an address twice.
+    last = int(node.rpartition("-")[2])
     files = {
         "user-data": user_data,
         "meta-data": f"instance-id: lab-{node}-1\nlocal-hostname: {node}\n".encode(),
@@ -78,6 +84,7 @@ def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> In
     (seed_dir / "seed.iso").write_bytes(build_iso(files))
     return InstanceSpec(
         cluster="lab", node=node, role="worker", seed_dir=seed_dir,
-        seed_iso=seed_dir / "seed.iso", payload="0123456789abcdef", macs=("52:54:00:aa:bb:01",),
-        addresses=("10.80.0.11",), cpus=1, memory_mib=256, disk_gib=1,
+        seed_iso=seed_dir / "seed.iso", payload="0123456789abcdef",
+        macs=(f"52:54:00:aa:bb:{last:02x}",), addresses=(f"10.80.0.{10 + last}",),
+        cpus=1, memory_mib=256, disk_gib=1,
     )  # fmt: skip
