@@ -17,12 +17,14 @@ from kubekiln.paths import Project
 from pipeline.targets.platform import Platform, TargetSettings
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 PLATFORMS: Mapping[str, str] = MappingProxyType(
     {
         "azure": "pipeline.targets.azure",
         "file": "pipeline.targets.file",
         "kubevirt": "pipeline.targets.kubevirt",
         "libvirt": "pipeline.targets.libvirt",
+        "openstack": "pipeline.targets.openstack",
         "proxmox": "pipeline.targets.proxmox",
         "vsphere": "pipeline.targets.vsphere",
     }
