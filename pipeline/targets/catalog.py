@@ -16,8 +16,6 @@ from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
 from pipeline.targets.platform import Platform, TargetSettings
 
-<<<<<<< HEAD
-<<<<<<< HEAD
 PLATFORMS: Mapping[str, str] = MappingProxyType(
     {
         "azure": "pipeline.targets.azure",

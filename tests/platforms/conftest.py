@@ -12,36 +12,22 @@ from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.platforms.rigs.azure import AzureRig
 from tests.platforms.rigs.file import FileRig
-<<<<<<< HEAD
-<<<<<<< HEAD
 from tests.platforms.rigs.kubevirt import KubeVirtRig
 from tests.platforms.rigs.libvirt import LibvirtRig
-=======
-from tests.platforms.rigs.proxmox import ProxmoxRig
->>>>>>> h-azure
-=======
 from tests.platforms.rigs.openstack import OpenStackRig
->>>>>>> h-openstack
+from tests.platforms.rigs.proxmox import ProxmoxRig
 from tests.platforms.rigs.rig import Rig
 from tests.platforms.rigs.vsphere import VSphereRig
 from tests.support.disks import make_image
 
 RIGS: dict[str, type[Rig]] = {
-<<<<<<< HEAD
-<<<<<<< HEAD
+    "azure": AzureRig,
     "file": FileRig,
     "kubevirt": KubeVirtRig,
     "libvirt": LibvirtRig,
-    "vsphere": VSphereRig,
-=======
-    "azure": AzureRig,
-    "file": FileRig,
-    "proxmox": ProxmoxRig,
->>>>>>> h-azure
-=======
-    "file": FileRig,
     "openstack": OpenStackRig,
->>>>>>> h-openstack
+    "proxmox": ProxmoxRig,
+    "vsphere": VSphereRig,
 }
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
 
@@ -105,8 +91,6 @@ def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> In
     number = int(node.rpartition("-")[2])
     seed_dir = directory / node
     seed_dir.mkdir()
-    # No network takes a MAC or an address twice.
-    last = int(node.rpartition("-")[2])
     files = {
         "user-data": user_data,
         "meta-data": f"instance-id: lab-{node}-1\nlocal-hostname: {node}\n".encode(),
@@ -118,10 +102,6 @@ def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> In
     return InstanceSpec(
         cluster="lab", node=node, role="worker", seed_dir=seed_dir,
         seed_iso=seed_dir / "seed.iso", payload="0123456789abcdef",
-<<<<<<< HEAD
         macs=(f"52:54:00:aa:bb:{number:02x}",), addresses=(f"10.80.0.{10 + number}",),
-=======
-        macs=(f"52:54:00:aa:bb:{last:02x}",), addresses=(f"10.80.0.{10 + last}",),
->>>>>>> h-openstack
         cpus=1, memory_mib=256, disk_gib=1,
     )  # fmt: skip
