@@ -72,6 +72,11 @@ class LibvirtRig:
         "server-error": "libvirt's protocol knows no `later`: a daemon in trouble cuts connections",
     }
 
+    @staticmethod
+    def prepare() -> None:
+        """Compile libvirt's binding if this Python has none."""
+        provide_binding()
+
     def __enter__(self) -> LibvirtRig:
         provide_binding()
         # Short: the path of a unix socket has at most 107 characters.
