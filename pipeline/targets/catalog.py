@@ -16,7 +16,10 @@ from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
 from pipeline.targets.platform import Platform, TargetSettings
 
-PLATFORMS: Mapping[str, str] = MappingProxyType({"file": "pipeline.targets.file"})
+PLATFORMS: Mapping[str, str] = MappingProxyType({
+    "aws": "pipeline.targets.aws",
+    "file": "pipeline.targets.file",
+})  # fmt: skip
 """`type:` of a target → its module, which has `Settings` and `connect(settings)`."""
 
 
