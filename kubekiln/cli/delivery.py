@@ -31,7 +31,8 @@ def upload(target: Target, cluster: OfCluster = "solo") -> None:
     from kubekiln.paths import Project
 
     project = Project.find()
-    to, plan = delivery_to(project, target), plan_of(project, cluster)
+    to = delivery_to(project, target)
+    plan = plan_of(project, cluster, to)
     to.check()
     image = image_in(project, plan, to.platform.format)
     typer.echo(to.upload(image).id)
@@ -43,7 +44,8 @@ def boot(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> No
     from kubekiln.paths import Project
 
     project = Project.find()
-    to, plan = delivery_to(project, target), plan_of(project, cluster)
+    to = delivery_to(project, target)
+    plan = plan_of(project, cluster, to)
     to.check()
     image = image_in(project, plan, to.platform.format)
     specs = specs_of(project, plan, image, nodes or ())

@@ -17,7 +17,15 @@ from kubekiln.paths import Project
 from pipeline.targets.platform import Platform, TargetSettings
 
 PLATFORMS: Mapping[str, str] = MappingProxyType(
-    {"file": "pipeline.targets.file", "vsphere": "pipeline.targets.vsphere"}
+    {
+        "azure": "pipeline.targets.azure",
+        "file": "pipeline.targets.file",
+        "kubevirt": "pipeline.targets.kubevirt",
+        "libvirt": "pipeline.targets.libvirt",
+        "openstack": "pipeline.targets.openstack",
+        "proxmox": "pipeline.targets.proxmox",
+        "vsphere": "pipeline.targets.vsphere",
+    }
 )
 """`type:` of a target → its module, which has `Settings` and `connect(settings)`."""
 

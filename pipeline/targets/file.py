@@ -21,6 +21,7 @@ from pydantic import Field
 
 from kubekiln.errors import IntegrityError, Problem
 from kubekiln.files import make_dir, sha256_bytes, sha256_file, storage_errors, write_atomic
+from pipeline.disk.formats import SUFFIXES
 from pipeline.targets.platform import (
     Advance,
     DiskImage,
@@ -165,12 +166,6 @@ class FilePlatform:
     def _give(self, path: Path) -> None:
         if self._settings.group:
             shutil.chown(path, group=self._settings.group)
-
-
-SUFFIXES: Mapping[FormatName, str] = {
-    "raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "ova": "ova", "vhd": "vhd", "gce": "tar.gz",
-    "tar": "tar",
-}  # fmt: skip
 
 
 def connect(settings: Settings) -> FilePlatform:

@@ -8,7 +8,6 @@ again; nothing without them is ever touched.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Literal, Protocol, Self
 
 from pydantic import Field
 
+from kubekiln.channel import CHANNELS, DatasourceName, compress
 from kubekiln.config import Model
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.secret import Secret
@@ -106,7 +106,13 @@ class InstanceSpec:
     @property
     def user_data(self) -> Secret:
         """What cloud-init is given: gzip of the rendered user-data, not yet base64."""
-        return Secret(gzip.compress((self.seed_dir / "user-data").read_bytes(), 9, mtime=0))
+        return Secret(compress((self.seed_dir / "user-data").read_bytes()))
+
+    def attached(self, datasource: DatasourceName) -> dict[str, Secret]:
+        """What a platform is given by this channel, in its form: file name → content."""
+        names = ("user-data", "meta-data", "network-config")
+        seed = {name: (self.seed_dir / name).read_bytes() for name in names}
+        return {name: Secret(data) for name, data in CHANNELS[datasource].attach(seed).items()}
 
     @property
     def meta_data(self) -> Secret:

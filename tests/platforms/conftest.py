@@ -10,13 +10,23 @@ import pytest
 
 from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
+from tests.platforms.rigs.azure import AzureRig
 from tests.platforms.rigs.file import FileRig
+from tests.platforms.rigs.kubevirt import KubeVirtRig
+from tests.platforms.rigs.libvirt import LibvirtRig
+from tests.platforms.rigs.openstack import OpenStackRig
+from tests.platforms.rigs.proxmox import ProxmoxRig
 from tests.platforms.rigs.rig import Rig
 from tests.platforms.rigs.vsphere import VSphereRig
 from tests.support.disks import make_image
 
 RIGS: dict[str, type[Rig]] = {
+    "azure": AzureRig,
     "file": FileRig,
+    "kubevirt": KubeVirtRig,
+    "libvirt": LibvirtRig,
+    "openstack": OpenStackRig,
+    "proxmox": ProxmoxRig,
     "vsphere": VSphereRig,
 }
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
@@ -77,7 +87,8 @@ def spec(tmp_path: Path) -> InstanceSpec:
 
 
 def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> InstanceSpec:
-    """Describe a node with a rendered seed."""
+    """Describe a node with a rendered seed; card and address follow its number."""
+    number = int(node.rpartition("-")[2])
     seed_dir = directory / node
     seed_dir.mkdir()
     files = {
@@ -90,6 +101,7 @@ def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> In
     (seed_dir / "seed.iso").write_bytes(build_iso(files))
     return InstanceSpec(
         cluster="lab", node=node, role="worker", seed_dir=seed_dir,
-        seed_iso=seed_dir / "seed.iso", payload="0123456789abcdef", macs=("52:54:00:aa:bb:01",),
-        addresses=("10.80.0.11",), cpus=1, memory_mib=256, disk_gib=1,
+        seed_iso=seed_dir / "seed.iso", payload="0123456789abcdef",
+        macs=(f"52:54:00:aa:bb:{number:02x}",), addresses=(f"10.80.0.{10 + number}",),
+        cpus=1, memory_mib=256, disk_gib=1,
     )  # fmt: skip

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How are machines made in a resource group, found again, read and removed?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from kubekiln.errors import ConfigError, KubekilnError
+from pipeline.targets.azure_account import Account, resource_id
+from pipeline.targets.azure_machines import (
+    Place,
+    Resource,
+    disk_name,
+    instances_of,
+    is_of,
+    nic_body,
+    nic_name,
+    vm_body,
+)
+from pipeline.targets.azure_settings import Settings
+from pipeline.targets.platform import Instance, InstanceSpec, RemoteImage
+
+# A machine counts as made for Azure when its cloud-init has reported itself, which takes a minute
+# or two. One that doesn't would be waited for until Azure's own limit of 40 minutes.
+_MADE_WITHIN_S = 600.0
+SUBNET = "Microsoft.Network/virtualNetworks/subnets"
+_SECURITY_GROUP = "Microsoft.Network/networkSecurityGroups"
+AVAILABILITY_SET = "Microsoft.Compute/availabilitySets"
+
+
+class Fleet:
+    """The machines of ours in one resource group."""
+
+    def __init__(self, settings: Settings, account: Account) -> None:
+        self._settings = settings
+        self._group = settings.resource_group
+        self._subscription = account.subscription
+        self._machines = account.compute.virtual_machines
+        self._disks = account.compute.disks
+        self._nics = account.network.network_interfaces
+        self._public_key = _public_key(settings)
+
+    def list(self, cluster: str | None) -> Sequence[Instance]:
+        """List machines, and parts of machines, that bear our tags."""
+        return instances_of(
+            _plain(self._machines.list(self._group, expand="instanceView")),
+            _plain(self._nics.list(self._group)),
+            _plain(self._disks.list_by_resource_group(self._group)),
+            cluster,
+        )
+
+    def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
+        """Make cards, then the machine; what is there already of this very payload is kept."""
+        there = _found(self._machines.get, self._group, spec.name)
+        if there is None:
+            place = self._place()
+            nics = [self._make_nic(place, spec, index) for index in range(len(spec.macs))]
+            self._make_machine(spec, vm_body(self._settings, place, spec, image, nics))
+        elif not is_of(there, spec):
+            raise _in_the_way("machine", there)
+        self._tag_disk(spec)
+        return self._instance(spec)
+
+    def start(self, name: str) -> None:
+        """Power a machine on; Azure says nothing against it if it runs."""
+        self._machines.begin_start(self._group, name).result()
+
+    def console(self, name: str) -> str | None:
+        """Fetch the serial console's log, which Azure keeps as a blob of its own."""
+        from azure.core.exceptions import ResourceNotFoundError
+        from azure.storage.blob import BlobClient
+
+        answer = self._machines.retrieve_boot_diagnostics_data(self._group, name)
+        if not answer.serial_console_log_blob_uri:
+            return None
+        # The signature in its URL is the only credential that this blob takes.
+        with BlobClient.from_blob_url(answer.serial_console_log_blob_uri) as blob:
+            try:
+                return blob.download_blob().readall().decode(errors="replace")
+            except ResourceNotFoundError:
+                return ""  # it wrote nothing yet
+
+    def delete(self, name: str, nics: Iterable[str], disks: Iterable[str]) -> None:
+        """Remove a machine, then those of its cards and disks that didn't go with it."""
+        self._machines.begin_delete(self._group, name).result()
+        for nic in nics:
+            self._nics.begin_delete(self._group, nic).result()
+        for disk in disks:
+            self._disks.begin_delete(self._group, disk).result()
+
+    def _make_nic(self, place: Place, spec: InstanceSpec, index: int) -> str:
+        from azure.mgmt.network.models import NetworkInterface
+
+        name = nic_name(spec.name, index)
+        there = _found(self._nics.get, self._group, name)
+        if there is not None and not is_of(there, spec):
+            raise _in_the_way("network card", there)
+        body = NetworkInterface(nic_body(self._settings, place, spec, index))
+        return str(self._nics.begin_create_or_update(self._group, name, body).result().id)
+
+    def _make_machine(self, spec: InstanceSpec, body: dict[str, Any]) -> None:
+        from azure.mgmt.compute.models import VirtualMachine
+
+        making = self._machines.begin_create_or_update(self._group, spec.name, VirtualMachine(body))
+        making.wait(_MADE_WITHIN_S)
+        if making.done():
+            making.result()
+
+    def _tag_disk(self, spec: InstanceSpec) -> None:
+        """Tag the disk, which Azure makes on its own while it makes the machine."""
+        from azure.mgmt.compute.models import DiskUpdate
+
+        name = disk_name(spec.name)
+        there = _found(self._disks.get, self._group, name)
+        if there is not None and not is_of(there, spec):
+            update = DiskUpdate({"tags": {**self._settings.tags, **spec.tags}})
+            self._disks.begin_update(self._group, name, update).result()
+
+    def _instance(self, spec: InstanceSpec) -> Instance:
+        machine = self._machines.get(self._group, spec.name, expand="instanceView")
+        names = [nic_name(spec.name, index) for index in range(len(spec.macs))]
+        nics = [self._nics.get(self._group, name) for name in names]
+        disk = _found(self._disks.get, self._group, disk_name(spec.name))
+        (instance,) = instances_of(
+            _plain([machine]), _plain(nics), [disk] if disk else [], spec.cluster
+        )
+        return instance
+
+    def _place(self) -> Place:
+        settings = self._settings
+        group, chosen = settings.security_group, settings.availability_set
+        return Place(
+            subnets=tuple(
+                self._id(SUBNET, name) for name in (settings.subnet, *settings.further_subnets)
+            ),
+            security_group=self._id(_SECURITY_GROUP, group) if group else None,
+            availability_set=self._id(AVAILABILITY_SET, chosen) if chosen else None,
+            ssh_public_key=self._public_key,
+        )
+
+    def _id(self, kind: str, name: str) -> str:
+        return resource_id(self._subscription, self._group, kind, name)
+
+
+def throwaway_public_key() -> str:
+    """Make an SSH public key whose private half nobody has."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    # RSA: Azure refused other kinds for years, and its older clouds still do.
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _public_key(settings: Settings) -> str:
+    if settings.ssh_public_key is None:
+        return throwaway_public_key()
+    path = settings.ssh_public_key.expanduser()
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the SSH key: {error}", where=str(path)) from error
+
+
+def _found(get: Callable[[str, str], Any], group: str, name: str) -> Resource | None:
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        return _plain([get(group, name)])[0]
+    except ResourceNotFoundError:
+        return None
+
+
+def _plain(models: Iterable[Any]) -> list[Resource]:
+    return [model.as_dict() for model in models]
+
+
+def _in_the_way(kind: str, there: Resource) -> KubekilnError:
+    return KubekilnError(
+        f"a {kind} named {there['name']} is there, made of something else or not by kubekiln",
+        where=str(there["id"]),
+        hint="remove or rename it; `kubekiln destroy` removes what kubekiln made",
+    )

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How is a node described to Azure's Resource Manager, and what does Azure say of a machine?
+
+Pure: bodies of requests go out, answers come in. A machine is a virtual machine NAME with a disk
+NAME-os and network cards NAME-nic0, NAME-nic1, …; all bear the node's tags.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kubekiln.errors import KubekilnError
+from pipeline.targets.azure_settings import Settings, Size
+from pipeline.targets.platform import (
+    TAG_PREFIX,
+    Instance,
+    InstanceSpec,
+    InstanceState,
+    RemoteImage,
+)
+from pipeline.targets.spread import pick_for
+
+CUSTOM_DATA_LIMIT = 65_535
+"""Of the bytes before base64: https://learn.microsoft.com/azure/virtual-machines/custom-data"""
+_CLUSTER, _NODE, _PAYLOAD = (f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload"))
+
+# https://learn.microsoft.com/azure/virtual-machines/states-billing
+_POWER: Mapping[str, InstanceState] = {
+    "running": "running", "starting": "starting", "stopping": "stopped", "stopped": "stopped",
+    "deallocating": "stopped", "deallocated": "stopped",
+}  # fmt: skip
+_PROVISIONING: Mapping[str, InstanceState] = {
+    "creating": "starting", "failed": "failed", "deleting": "failed",
+}  # fmt: skip
+
+Resource = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Resource IDs of what is there before a machine."""
+
+    subnets: tuple[str, ...]
+    security_group: str | None = None
+    availability_set: str | None = None
+    ssh_public_key: str = ""
+
+
+def refuse_unfit(spec: InstanceSpec, settings: Settings) -> None:
+    """Raise before anything is made if Azure can't make this machine."""
+    size = len(spec.user_data.reveal())
+    if size > CUSTOM_DATA_LIMIT:
+        raise KubekilnError(
+            f"user-data of {spec.node} has {size} bytes gzipped, Azure takes {CUSTOM_DATA_LIMIT}",
+            where=str(spec.seed_dir / "user-data"),
+            hint="ECDSA keys are smaller than RSA's; what the image holds need not be sent",
+        )
+    subnets = 1 + len(settings.further_subnets)
+    if len(spec.macs) > subnets:
+        raise KubekilnError(
+            f"{spec.node} has {len(spec.macs)} network cards, the target has {subnets} subnets",
+            hint="name one of `further_subnets` for each further card",
+        )
+
+
+def pick_size(settings: Settings, spec: InstanceSpec) -> str:
+    """Choose the smallest size that has what the node wants; raises KubekilnError if none has."""
+    if settings.size:
+        return settings.size
+    fitting = [s for s in settings.sizes
+               if s.cpus >= spec.cpus and s.memory_mib >= spec.memory_mib]  # fmt: skip
+    if not fitting:
+        raise KubekilnError(
+            f"no size has the {spec.cpus} CPUs and {spec.memory_mib} MiB of {spec.node}",
+            hint="name larger ones in `sizes` of the target's file",
+        )
+    return min(fitting, key=_cost).name
+
+
+def _cost(size: Size) -> tuple[int, int]:
+    return size.cpus, size.memory_mib
+
+
+def nic_body(settings: Settings, place: Place, spec: InstanceSpec, index: int) -> dict[str, Any]:
+    """Describe a network card; the first has the node's addresses."""
+    addresses = spec.addresses if index == 0 and settings.static_addresses else ()
+    properties: dict[str, Any] = {
+        "ipConfigurations": list(_ip_configurations(addresses, place.subnets[index])),
+        "enableAcceleratedNetworking": settings.accelerated_networking,
+        "enableIPForwarding": settings.ip_forwarding,
+    }
+    if place.security_group:
+        properties["networkSecurityGroup"] = {"id": place.security_group}
+    return {
+        "location": settings.location,
+        "tags": {**settings.tags, **spec.tags},
+        "properties": properties,
+    }
+
+
+def _ip_configurations(addresses: Iterable[str], subnet: str) -> Iterable[dict[str, Any]]:
+    by_version = {f"IPv{ipaddress.ip_address(a).version}": a for a in addresses}
+    # A card's first configuration is of IPv4, also where the cluster has none.
+    for version in ("IPv4", *(v for v in by_version if v != "IPv4")):
+        properties: dict[str, Any] = {
+            "subnet": {"id": subnet},
+            "primary": version == "IPv4",
+            "privateIPAddressVersion": version,
+            "privateIPAllocationMethod": "Static" if version in by_version else "Dynamic",
+        }
+        if version in by_version:
+            properties["privateIPAddress"] = by_version[version]
+        yield {"name": version.lower(), "properties": properties}
+
+
+def vm_body(
+    settings: Settings, place: Place, spec: InstanceSpec, image: RemoteImage, nics: Sequence[str]
+) -> dict[str, Any]:
+    """Describe a virtual machine; card and disk go with it when it is deleted."""
+    properties: dict[str, Any] = {
+        "hardwareProfile": {"vmSize": pick_size(settings, spec)},
+        "storageProfile": {
+            "imageReference": {"id": image.id},
+            "osDisk": {
+                "name": disk_name(spec.name),
+                "createOption": "FromImage",
+                "deleteOption": "Delete",
+                "caching": "ReadWrite",
+                "diskSizeGB": spec.disk_gib,
+                "managedDisk": {"storageAccountType": settings.disk_type},
+            },
+        },
+        "osProfile": _os_profile(settings, place, spec),
+        "networkProfile": {
+            "networkInterfaces": [
+                {"id": nic, "properties": {"primary": nic == nics[0], "deleteOption": "Delete"}}
+                for nic in nics
+            ],
+        },
+        # Without a storage account Azure keeps the console itself.
+        "diagnosticsProfile": {"bootDiagnostics": {"enabled": True}},
+    }
+    body: dict[str, Any] = {
+        "location": settings.location,
+        "tags": {**settings.tags, **spec.tags},
+        "properties": properties,
+    }
+    if settings.zones:
+        body["zones"] = [pick_for(spec.node, settings.zones)]
+    if place.availability_set:
+        properties["availabilitySet"] = {"id": place.availability_set}
+    return body
+
+
+def _os_profile(settings: Settings, place: Place, spec: InstanceSpec) -> dict[str, Any]:
+    home = f"/home/{settings.admin_user}/.ssh/authorized_keys"
+    return {
+        "computerName": spec.node,
+        "adminUsername": settings.admin_user,
+        "customData": base64.b64encode(spec.user_data.reveal()).decode(),
+        # The image has no agent of Azure's: cloud-init itself reports that the machine is ready.
+        "allowExtensionOperations": False,
+        "linuxConfiguration": {
+            "disablePasswordAuthentication": True,
+            "provisionVMAgent": False,
+            "ssh": {"publicKeys": [{"path": home, "keyData": place.ssh_public_key}]},
+        },
+    }
+
+
+def nic_name(machine: str, index: int) -> str:
+    """Name a machine's network card."""
+    return f"{machine}-nic{index}"
+
+
+def disk_name(machine: str) -> str:
+    """Name a machine's disk."""
+    return f"{machine}-os"
+
+
+def is_of(resource: Resource, spec: InstanceSpec) -> bool:
+    """Tell whether a resource bears the tags of this very node and payload."""
+    tags = resource.get("tags") or {}
+    return all(tags.get(key) == value for key, value in spec.tags.items())
+
+
+def instances_of(
+    machines: Iterable[Resource],
+    nics: Iterable[Resource],
+    disks: Iterable[Resource],
+    cluster: str | None,
+) -> list[Instance]:
+    """Join machines with their cards and disks; cards or disks without one are failed machines."""
+    wanted = _by_node(machines, cluster), _by_node(nics, cluster), _by_node(disks, cluster)
+    return [
+        _instance(*(part.get(key, []) for part in wanted))
+        for key in sorted({key for part in wanted for key in part})
+    ]
+
+
+def _by_node(
+    resources: Iterable[Resource], cluster: str | None
+) -> dict[tuple[str, str], list[Resource]]:
+    found: dict[tuple[str, str], list[Resource]] = {}
+    for resource in resources:
+        tags = resource.get("tags") or {}
+        if _CLUSTER in tags and _NODE in tags and cluster in (None, tags[_CLUSTER]):
+            found.setdefault((tags[_CLUSTER], tags[_NODE]), []).append(resource)
+    return found
+
+
+def _instance(
+    machines: Sequence[Resource], nics: Sequence[Resource], disks: Sequence[Resource]
+) -> Instance:
+    first = (*machines, *nics, *disks)[0]
+    tags = first["tags"]
+    state, detail = state_of(machines[0]) if machines else ("failed", "parts without a machine")
+    return Instance(
+        id=first["id"],
+        cluster=tags[_CLUSTER],
+        node=tags[_NODE],
+        payload=tags.get(_PAYLOAD, ""),
+        state=state,
+        addresses=addresses_of(nics),
+        detail=detail,
+        extra={
+            "nics": " ".join(_names(nics)),
+            "disks": " ".join(_names(disks)),
+        },
+    )
+
+
+def _names(resources: Iterable[Resource]) -> list[str]:
+    return sorted(resource["name"] for resource in resources)
+
+
+def addresses_of(nics: Iterable[Resource]) -> tuple[str, ...]:
+    """List the private addresses of network cards, in order of the cards."""
+    found = []
+    for nic in sorted(nics, key=lambda nic: str(nic["name"])):
+        for one in nic.get("properties", {}).get("ipConfigurations", []):
+            found.append(one.get("properties", {}).get("privateIPAddress"))
+    return tuple(address for address in found if address)
+
+
+def state_of(machine: Resource) -> tuple[InstanceState, str]:
+    """Read a machine's state: whether it was made, then whether it runs."""
+    properties = machine.get("properties", {})
+    provisioning = str(properties.get("provisioningState", "")).lower()
+    if provisioning in _PROVISIONING:
+        return _PROVISIONING[provisioning], provisioning
+    statuses = (properties.get("instanceView") or {}).get("statuses") or []
+    codes = [str(status.get("code", "")) for status in statuses]
+    power = next((c.partition("/")[2] for c in codes if c.startswith("PowerState/")), "")
+    return _POWER.get(power, "starting"), power
