@@ -47,7 +47,7 @@ def find_places(session: Session, settings: Settings) -> Places:
     pool = search.find(inside, vim.ResourcePool, "resource_pool") if resource else None
     folder = search.find(f"{at}/vm/{settings.folder}", vim.Folder, "folder")
     templates = search.find(
-        f"{at}/vm/{settings.template_folder or settings.folder}", vim.Folder, "template_folder"
+        f"{at}/vm/{settings.folder_of_templates}", vim.Folder, "template_folder"
     )
     datastore = search.find(f"{at}/datastore/{settings.datastore}", vim.Datastore, "datastore")
     networks = [
@@ -62,6 +62,15 @@ def find_places(session: Session, settings: Settings) -> Places:
         tuple(network for network in networks if network),
         resource if isinstance(resource, vim.ClusterComputeResource) else None,
     )  # fmt: skip
+
+
+def find_folder(session: Session, settings: Settings, name: str) -> vim.Folder:
+    """Look up one of the folders alone; raises KubekilnError if it isn't there."""
+    search = _Search(session)
+    folder = search.find(f"/{settings.datacenter}/vm/{name}", vim.Folder, "folder")
+    if folder is None:
+        raise KubekilnError.of(search.problems)
+    return folder
 
 
 class _Search:
