@@ -304,3 +304,15 @@ def test_a_certificate_nobody_vouches_for_is_not_tried_again(tmp_path: Path) -> 
 def test_a_broken_connection_is_transient() -> None:
     with pytest.raises(TransientError, match="it: no answer"), errors_of("it"):
         raise urllib3.exceptions.ProtocolError("broken")
+
+
+@pytest.mark.parametrize(("but", "through"), [("", True), ("cdi.example", False)])
+def test_the_host_s_proxy_is_used_as_its_user_said(
+    monkeypatch: pytest.MonkeyPatch, but: str, through: bool
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", but)
+
+    pool = UploadProxy("https://cdi.example")._pool()
+
+    assert isinstance(pool, urllib3.ProxyManager) == through
