@@ -56,7 +56,7 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
-.PHONY: fmt lint type fast check test e2e e2e-vm golden docs bench-render bench-bake
+.PHONY: fmt lint type fast check test e2e e2e-vm golden docs bench-render bench-bake bench-bootstrap
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -75,8 +75,9 @@ check: setup ## lint + types + fast tests, side by side
 test: check ## everything: check, then bake and boot for real
 	@$(MAKE) --no-print-directory e2e
 
-# Baked first, since without any cache that compiles for half an hour: no test is to wait for it.
-e2e: image ## the bakes and boots alone
+# Without any cache the components compile for half an hour: no test is to wait for it.
+e2e: setup ## the bakes and boots alone
+	@$(KUBEKILN) image fetch
 	@$(PYTEST) -v tests/e2e
 
 e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
@@ -93,3 +94,6 @@ bench-render: setup ## [NODES=5000] measure the rendering of a large cluster
 
 bench-bake: setup ## measure the bakes and boots of the table in docs/performance.md
 	@$(BIN)/python bench/bake.py
+
+bench-bootstrap: setup ## units against kubeadm: seconds to Ready on equal container machines
+	@$(BIN)/python -m bench.bootstrap

@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from cloudinit.datasource import LIMITS, measure_all
 from cloudinit.model import Cluster
-from cloudinit.part import NodeFile
-from cloudinit.userdata import MANIFEST_PATH, compress
+from cloudinit.part import Context, NodeFile
+from cloudinit.userdata import MANIFEST_PATH, costs
+from kubekiln.channel import CHANNELS, compress
 from kubekiln.errors import ConfigError, Problem
 
 _ALLOWED_KEYS = {
@@ -31,13 +31,13 @@ _LARGEST_SHOWN = 5
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def check_userdata(cluster: Cluster, files: tuple[NodeFile, ...], userdata: bytes) -> int:
+def check_userdata(context: Context, files: tuple[NodeFile, ...], userdata: bytes) -> int:
     """Raise ConfigError with all problems of a node's payload; gives its compressed size."""
     size_gzip = len(compress(userdata))
     problems = [
         *(Problem(text) for text in structure_problems(userdata)),
         *(Problem(text) for text in secrecy_problems(files)),
-        *size_problems(cluster, files, size_gzip),
+        *size_problems(context, files, size_gzip),
     ]
     if problems:
         raise ConfigError.of(problems)
@@ -75,17 +75,30 @@ def secrecy_problems(files: tuple[NodeFile, ...]) -> Iterator[str]:
 
 
 def size_problems(
-    cluster: Cluster, files: tuple[NodeFile, ...], size_gzip: int
+    context: Context, files: tuple[NodeFile, ...], size_gzip: int
 ) -> Iterator[Problem]:
     """The payload fits the platform that the cluster is for."""
-    fits = {fit.name: fit for fit in measure_all(size_gzip)}
-    fit = fits[cluster.datasource]
-    if fit.is_within:
+    cluster, channel = context.cluster, CHANNELS[context.cluster.datasource]
+    size = channel.measure(size_gzip)
+    if channel.size is None or size <= channel.size:
         return
-    largest = sorted(files, key=lambda f: len(compress(f.content)), reverse=True)[:_LARGEST_SHOWN]
-    shown = ", ".join(f"{f.path} {len(compress(f.content))} B" for f in largest)
-    limit = LIMITS[cluster.datasource]
-    yield Problem(
-        f"user-data of {fit.size} B ({limit.counted}) is over the {limit.size} B of {limit.title}",
-        hint=f"largest: {shown}; RSA keys are four times as large as P-256 (pki.algorithm)",
+    largest = sorted(costs(context, files), key=lambda cost: cost[1], reverse=True)
+    shown = ", ".join(
+        f"{file.path} {cost:,} B ({100 * cost / size_gzip:.0f} %)"
+        for file, cost in largest[:_LARGEST_SHOWN]
     )
+    yield Problem(
+        f"user-data of {context.owner.name} has {size:,} B ({channel.counted}), "
+        f"over the {channel.size:,} B of {channel.title}",
+        where=f"{cluster.name}: datasource {cluster.datasource}",
+        hint=f"largest in it, compressed: {shown}; what helps: {'; '.join(_remedies(cluster))}",
+    )
+
+
+def _remedies(cluster: Cluster) -> Iterator[str]:
+    if cluster.pki.algorithm.startswith("rsa"):
+        yield "P-256 keys, a quarter of the size (pki.algorithm: p256)"
+    if cluster.addons:
+        yield "fewer add-ons in the user-data (apply large ones later, or from an element)"
+    yield "a seed disk, where the platform attaches one (datasource: nocloud)"
+    yield "user-data that is fetched once by its machine (userdata.protect: url)"

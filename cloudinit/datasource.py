@@ -1,43 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much user-data does each platform take, and in which encoding is it counted?"""
+"""How does a payload stand against each platform's limit, and does a cluster fit its platform?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from cloudinit.modeltypes import DatasourceName
-
-Counted = Literal["gzip", "gzip+base64"]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A platform's limit; `size` is None where none is documented."""
-
-    title: str
-    size: int | None
-    counted: Counted
-
-    def measure(self, size_gzip: int) -> int:
-        """Count bytes as the platform does."""
-        return size_gzip if self.counted == "gzip" else -(-size_gzip // 3) * 4
-
-
-# From the platforms' documentation (docs/clusters.md has the sources). EC2, Linode, Azure and GCE
-# count what the machine reads; the others count what is sent.
-LIMITS: Mapping[DatasourceName, Limit] = {
-    "nocloud": Limit("NoCloud (seed ISO, HTTP)", None, "gzip"),
-    "ec2": Limit("Amazon EC2", 16_384, "gzip"),
-    "linode": Limit("Linode", 16_384, "gzip"),
-    "hetzner": Limit("Hetzner Cloud", 32_768, "gzip+base64"),
-    "cloudstack": Limit("CloudStack", 32_768, "gzip+base64"),
-    "openstack": Limit("OpenStack Nova", 65_535, "gzip+base64"),
-    "azure": Limit("Azure custom data", 65_535, "gzip"),
-    "vsphere": Limit("vSphere guestinfo", 65_536, "gzip+base64"),
-    "gce": Limit("Google Compute Engine", 262_144, "gzip+base64"),
-}
+from cloudinit.finding import Finding, Rule
+from cloudinit.model import Cluster
+from kubekiln.channel import CHANNELS, Channel, DatasourceName
 
 
 @dataclass(frozen=True)
@@ -45,14 +16,48 @@ class Fit:
     """How a payload stands against one platform's limit."""
 
     name: DatasourceName
-    limit: Limit
+    channel: Channel
     size: int
 
     @property
     def is_within(self) -> bool:
-        return self.limit.size is None or self.size <= self.limit.size
+        return self.channel.size is None or self.size <= self.channel.size
 
 
 def measure_all(size_gzip: int) -> tuple[Fit, ...]:
     """Hold the size of a compressed payload against every platform."""
-    return tuple(Fit(name, limit, limit.measure(size_gzip)) for name, limit in LIMITS.items())
+    return tuple(Fit(name, c, c.measure(size_gzip)) for name, c in CHANNELS.items())
+
+
+def the_platform_gives_the_network(cluster: Cluster) -> Iterator[Finding]:
+    """Without our network-config a machine comes up by the platform's DHCP.
+
+    Our files for networkd arrive with the user-data, over that very network: a card that they
+    describe otherwise would be another one from the second boot on.
+    """
+    channel = CHANNELS[cluster.datasource]
+    if channel.carries_network:
+        return
+    why = f"{channel.title} gives machines no network configuration of ours"
+    if cluster.network.addressing != "dhcp":
+        yield Finding(
+            ("network", "addressing"),
+            f"addressing {cluster.network.addressing} with datasource {cluster.datasource}: {why}",
+            "take addressing: dhcp, and have the platform give each node its `address`",
+        )
+    if cluster.network.vlan is not None:
+        yield Finding(
+            ("network", "vlan"),
+            f"vlan {cluster.network.vlan} with datasource {cluster.datasource}: {why}",
+            "attach machines to that network on the platform, untagged",
+        )
+    for index, node in enumerate(cluster.nodes):
+        if node.nics:
+            yield Finding(
+                ("nodes", index, "nics"),
+                f"further cards of {node.name} with datasource {cluster.datasource}: {why}",
+                "leave nics out, or take a datasource that brings it: nocloud, vsphere",
+            )
+
+
+DATASOURCE_RULES: tuple[Rule, ...] = (the_platform_gives_the_network,)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cloudinit.model import Cluster
 from cloudinit.part import NodeFile
-from cloudinit.render import Payload, open_state, render_payload
-from cloudinit.userdata import compress, render_userdata
+from cloudinit.render import open_state, render_payload
+from cloudinit.userdata import costs
 from cloudinit.versions import component_versions
 from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
@@ -37,8 +37,8 @@ def explain_node(cluster: Cluster, node_name: str, *, project: Project) -> tuple
         )
     versions = component_versions(cluster, project)
     payload = render_payload(cluster, node, open_state(cluster, project), project, versions)
-    whole = len(compress(payload.seed["user-data"]))
-    return tuple(_explain(file, payload, whole) for file in payload.files)
+    found = costs(payload.context, payload.files)
+    return tuple(Explanation(file, len(file.content), cost) for file, cost in found)
 
 
 def find_file(explanations: tuple[Explanation, ...], path: str) -> Explanation:
@@ -54,9 +54,3 @@ def find_file(explanations: tuple[Explanation, ...], path: str) -> Explanation:
         if near
         else "what is the same on every node is in the image: elements/",
     )
-
-
-def _explain(file: NodeFile, payload: Payload, whole: int) -> Explanation:
-    others = tuple(f for f in payload.files if f is not file)
-    without = len(compress(render_userdata(payload.context, others)))
-    return Explanation(file, len(file.content), whole - without)

@@ -18,7 +18,6 @@ from cloudinit.modeltypes import (
     Addresses,
     AlgorithmName,
     BootstrapName,
-    DatasourceName,
     Label,
     RoleName,
 )
@@ -26,6 +25,7 @@ from cloudinit.networkmodel import NetworkConfig
 from cloudinit.nic import InterfaceName, MacAddress, Nic, refuse_both
 from cloudinit.nodepool import NodePool
 from cloudinit.statemodel import StateSettings
+from kubekiln.channel import DatasourceName
 from kubekiln.config import Model, Version
 
 
@@ -134,7 +134,8 @@ class Cluster(Model):
     """How the control plane comes to be: as units of systemd of which rendering decides all, or by
     `kubeadm init` and `join` as static pods (docs/kubeadm.md)."""
     datasource: DatasourceName = "nocloud"
-    """Where the nodes get their user-data from; its size limit must hold."""
+    """Where the nodes get their user-data from: its size limit must hold, and `image` must look
+    there."""
     network: NetworkConfig
     """Networks."""
     api: Api = Api()

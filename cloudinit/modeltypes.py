@@ -25,9 +25,6 @@ DOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 RoleName = Literal["single", "master", "etcd", "worker", "lb"]
 BootstrapName = Literal["systemd", "kubeadm"]
-DatasourceName = Literal[
-    "nocloud", "ec2", "linode", "hetzner", "cloudstack", "openstack", "azure", "vsphere", "gce"
-]
 BackendName = Literal["vxlan", "host-gw", "udp"]
 AlgorithmName = Literal["p256", "p384", "rsa2048", "rsa3072", "rsa4096"]
 

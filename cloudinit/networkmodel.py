@@ -84,6 +84,9 @@ class NetworkConfig(Model):
     """DNS domain of the cluster."""
     flannel: Flannel = Flannel()
     """The pod network's implementation."""
+    allow_metadata: bool = False
+    """Whether pods may reach the platform's metadata address (169.254.169.254 and its like), where
+    user-data and credentials of the machine are; pods in the host's network always may."""
 
     @model_validator(mode="before")
     @classmethod

@@ -28,6 +28,7 @@ from cloudinit.staging import is_current, publish, staged, write_node
 from cloudinit.state import State
 from cloudinit.userdata import node_files, render_metadata, render_userdata
 from cloudinit.versions import component_versions
+from kubekiln.channel import CHANNELS
 from kubekiln.errors import ConfigError, StorageError
 from kubekiln.files import locked, make_dir, write_atomic
 from kubekiln.paths import Project
@@ -110,7 +111,7 @@ def render_payload(
     context = Context(cluster, owner, state, project, versions)
     files = node_files(context, compose(context))
     userdata = render_userdata(context, files)
-    size_gzip = check_userdata(cluster, files, userdata)
+    size_gzip = check_userdata(context, files, userdata)
     seed = {"user-data": userdata}
     if isinstance(owner, Node):
         seed["meta-data"] = render_metadata(cluster.name, owner.name, userdata)
@@ -136,7 +137,8 @@ class _Job:
 
     def _render_one(self, owner: Node | NodePool) -> Size:
         payload = render_payload(self.cluster, owner, self.state, self.project, self.versions)
-        files = dict(payload.seed)
+        channel = CHANNELS[self.cluster.datasource]
+        files = payload.seed | channel.attach(payload.seed)
         if isinstance(owner, Node):
             files["seed.iso"] = build_iso(payload.seed)
         if not is_current(self.final_dir / owner.name, files):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloudinit.bootstraprules import BOOTSTRAP_RULES
+from cloudinit.datasource import DATASOURCE_RULES
 from cloudinit.finding import Finding, Rule
 from cloudinit.flannelbackends import FLANNEL_RULES
 from cloudinit.labels import labels_are_the_kubelets_to_set
@@ -86,6 +87,7 @@ def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
 RULES: tuple[Rule, ...] = (
     the_version_is_supported,
     *NETWORK_RULES,
+    *DATASOURCE_RULES,
     *FLANNEL_RULES,
     a_single_node_is_alone,
     there_is_a_control_plane,

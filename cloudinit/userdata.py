@@ -7,7 +7,6 @@ is then checked against the manifest by the image's activation (docs/node.md).
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from typing import Any
@@ -19,6 +18,7 @@ from cloudinit.networkconfig import Dumper
 from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, from_template
 from cloudinit.pki import validity
+from kubekiln.channel import compress
 
 SCHEMA = 1
 MANIFEST_PATH = "/etc/kubekiln/node.json"
@@ -34,7 +34,10 @@ _DEFAULT_OWNER = "root:root"
 def node_files(context: Context, composed: Part) -> tuple[NodeFile, ...]:
     """Add to the parts' files the one that starts their units, and last the manifest of all."""
     dropin = from_template(
-        _ROLE_DROPIN, {"units": " ".join(composed.units)}, keys=("nodes.role",), mode=0o600
+        _ROLE_DROPIN,
+        {"units": " ".join(composed.units)},
+        keys=("nodes.role", *(("network.allow_metadata",) if context.owner.runs_pods else ())),
+        mode=0o600,
     )
     files = (*composed.files, _of_part(dropin))
     return (*files, _of_part(_manifest(context, files, composed.units)))
@@ -51,6 +54,15 @@ def render_userdata(context: Context, files: tuple[NodeFile, ...]) -> bytes:
         *(_entry(file) for file in files),
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def costs(context: Context, files: tuple[NodeFile, ...]) -> list[tuple[NodeFile, int]]:
+    """Give, for each file, the bytes by which the compressed user-data would be smaller."""
+    whole = len(compress(render_userdata(context, files)))
+    return [
+        (file, whole - len(compress(render_userdata(context, files[:i] + files[i + 1 :]))))
+        for i, file in enumerate(files)
+    ]
 
 
 def _name_of(context: Context) -> list[str]:
@@ -72,11 +84,6 @@ def render_metadata(cluster: str, node: str, userdata: bytes) -> bytes:
         "dsmode": "local",
     }
     return yaml.dump(document, Dumper=Dumper, sort_keys=False).encode()
-
-
-def compress(userdata: bytes) -> bytes:
-    """Give the form that size limits are met with; cloud-init unpacks it by itself."""
-    return gzip.compress(userdata, compresslevel=9, mtime=0)
 
 
 def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, ...]) -> NodeFile:
@@ -106,8 +113,8 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
         document["lease"] = [str(context.node.address)]
     text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
     keys = (
-        "name", "kubernetes", "network.addressing", "nodes.name", "nodes.role", "pki.ca_days",
-        "pki.leaf_days",
+        "name", "kubernetes", "network.addressing", "network.allow_metadata", "nodes.name",
+        "nodes.role", "pki.ca_days", "pki.leaf_days",
     )  # fmt: skip
     return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
 

@@ -118,5 +118,10 @@ def cache_dir() -> Path:
 
 def user_kubeconfig() -> Path:
     """The kubeconfig that kubectl writes to: the first of $KUBECONFIG, else ~/.kube/config."""
-    named = [entry for entry in os.environ.get("KUBECONFIG", "").split(os.pathsep) if entry]
-    return Path(named[0]) if named else Path.home() / ".kube" / "config"
+    return kubeconfig_files()[0]
+
+
+def kubeconfig_files() -> list[Path]:
+    """The kubeconfigs that kubectl reads as one: those of $KUBECONFIG, else ~/.kube/config."""
+    named = [Path(n) for n in os.environ.get("KUBECONFIG", "").split(os.pathsep) if n]
+    return named or [Path.home() / ".kube" / "config"]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from kubekiln.config import Model, Version, invalid, load_model
 from kubekiln.paths import Project
+from pipeline.datasources import PACKAGES, SourceName
 from pipeline.lock import Architecture, ProviderName
 
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
@@ -70,8 +71,9 @@ class Image(Model):
     """Who may give components, in this order; those that can't are passed over."""
     component_mirror: str | None = None
     """URL or directory of `<original host>/<original path>`, for the provider `mirror`."""
-    datasources: tuple[Word, ...] = Field(default=("NoCloud", "None"), min_length=1)
-    """cloud-init datasources that the node asks, in this order."""
+    datasources: tuple[SourceName, ...] = Field(default=("NoCloud",), min_length=1)
+    """cloud-init's datasources that the node asks for its user-data, in this order, and no others;
+    one that is alone is asked without looking whether the machine is of that platform."""
     kernel_arguments: tuple[Word, ...] = ()
     """Arguments of the Linux kernel; the last `console=` is the one systemd writes to."""
     disk: Disk = Disk()
@@ -83,6 +85,19 @@ class Image(Model):
         if lacking:
             raise invalid(f"no version for {', '.join(lacking)}", at=("components",))
         return self
+
+    @model_validator(mode="after")
+    def _asks_each_datasource_once(self) -> Self:
+        for index, name in enumerate(self.datasources):
+            if name in self.datasources[:index]:
+                raise invalid(f"{name} is named twice", at=("datasources", index))
+        return self
+
+    @property
+    def wanted_packages(self) -> set[str]:
+        """Packages of the distribution beyond those of the elements, with the datasources'."""
+        needed = (PACKAGES.get(name, ()) for name in self.datasources)
+        return {*self.packages, *(package for names in needed for package in names)}
 
     @property
     def kubernetes(self) -> str:

@@ -75,7 +75,8 @@ class Plan:
 def make_plan(image: Image, project: Project) -> Plan:
     """Plan a bake; raises ConfigError for elements that aren't there."""
     elements = resolve([ROOT_ELEMENT, *image.elements], project.elements_dir)
-    packages = {p for e in elements for p in e.packages(image.architecture)} | {*image.packages}
+    packages = {p for e in elements for p in e.packages(image.architecture)}
+    packages |= image.wanted_packages
     root_element = next(e for e in elements if e.name == ROOT_ELEMENT)
     archives = _archives(image)
     base = Stage(

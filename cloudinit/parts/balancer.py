@@ -32,6 +32,16 @@ def check_interval_s(cluster: Cluster) -> int:
     return min(max(1, -(-cluster.sized_for // _QUESTIONS_PER_S)), _LONGEST_INTERVAL_S)
 
 
+def down_interval_s(cluster: Cluster) -> int:
+    """Give the seconds between two questions to a master that isn't ready.
+
+    One that starts has better things to do than to tell every node so: each question is a TLS
+    handshake and two dozen checks. (Seen: two emulated machines that asked twice a second took so
+    much of the master's CPU that it never got ready.)
+    """
+    return 2 * check_interval_s(cluster)
+
+
 def ready_path(cluster: Cluster) -> str:
     """Say where an API server tells whether it is ready, as if nothing were wrong with events.
 
@@ -69,6 +79,7 @@ def _settings(context: Context, bind: str) -> NodeFile:
         "bind": bind,
         "first_only": own in cluster.masters,
         "health_port": HEALTH_PORT,
+        "down_interval_s": down_interval_s(cluster),
         "interval_s": check_interval_s(cluster),
         "ready_path": ready_path(cluster),
         "servers": [(m.name, _address(m, own), cluster.api.port) for m in masters],

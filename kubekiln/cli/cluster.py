@@ -123,7 +123,8 @@ def explain(
 
 def _print_node(node: RenderedNode) -> None:
     typer.echo(f"{node.name} ({node.role}) {node.address} {node.mac}")
-    typer.echo(f"  {node.directory}/{{user-data,meta-data,network-config,seed.iso}}")
+    files = ",".join(sorted(path.name for path in node.directory.iterdir()))
+    typer.echo(f"  {node.directory}/{{{files}}}")
     _print_sizes(node)
 
 
@@ -137,12 +138,14 @@ def _print_pool(pool: RenderedPool) -> None:
 def _print_sizes(payload: RenderedPayload) -> None:
     typer.echo(f"  user-data {payload.size:,} B, gzip {payload.size_gzip:,} B; of the limit of:")
     for fit in payload.fits:
-        if fit.limit.size is None:
+        channel = fit.channel
+        if channel.size is None:
             continue
-        share = f"{100 * fit.size / fit.limit.size:.0f} %"
+        share = f"{100 * fit.size / channel.size:.0f} %"
         verdict = "" if fit.is_within else "  does not fit"
-        typer.echo(f"    {fit.limit.title:<24} {fit.size:>7,} of {fit.limit.size:>7,} B {share:>6}"
-                   f"{verdict}")  # fmt: skip
+        typer.echo(
+            f"    {channel.title:<24} {fit.size:>7,} of {channel.size:>7,} B {share:>6}{verdict}"
+        )
 
 
 def _print_roles(nodes: tuple[RenderedNode, ...]) -> None:

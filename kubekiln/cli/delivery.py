@@ -31,7 +31,8 @@ def upload(target: Target, cluster: OfCluster = "solo") -> None:
     from kubekiln.paths import Project
 
     project = Project.find()
-    to, plan = delivery_to(project, target), plan_of(project, cluster)
+    to = delivery_to(project, target)
+    plan = plan_of(project, cluster, to)
     to.check()
     image = image_in(project, plan, to.platform.format)
     typer.echo(to.upload(image).id)
@@ -43,7 +44,8 @@ def boot(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> No
     from kubekiln.paths import Project
 
     project = Project.find()
-    to, plan = delivery_to(project, target), plan_of(project, cluster)
+    to = delivery_to(project, target)
+    plan = plan_of(project, cluster, to)
     to.check()
     image = image_in(project, plan, to.platform.format)
     specs = specs_of(project, plan, image, nodes or ())
@@ -70,6 +72,30 @@ def _console(to: Delivery, cluster: str, node: str) -> str:
     if text is None:
         raise ConfigError(f"target {to.name} keeps no console of its machines")
     return text
+
+
+def print_status(target: str, cluster: str | None) -> None:
+    """Show a platform's machines and how far their boot is, as far as it keeps their consoles."""
+    from rich.table import Table
+
+    from kubekiln.cli.table import print_table
+    from kubekiln.operations.shipment import delivery_to
+    from kubekiln.operations.status import boot_of
+    from kubekiln.paths import Project
+    from pipeline.targets.console import parse_console
+
+    to = delivery_to(Project.find(), target)
+    found = to.instances(cluster)
+    if not found:
+        typer.echo(f"no machines of {cluster or 'ours'} on target {to.name}")
+        return
+    table = Table("CLUSTER", "NODE", "STATE", "ID", "ADDRESSES", "BOOT", box=None)
+    for one in sorted(found, key=lambda instance: (instance.cluster, instance.node)):
+        text = to.platform.read_console(one)
+        boot = one.detail if text is None else boot_of(parse_console(text))
+        addresses = ", ".join(one.addresses) or "–"
+        table.add_row(one.cluster, one.node, one.state, one.id, addresses, boot or "–")
+    print_table(table)
 
 
 def destroy(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:

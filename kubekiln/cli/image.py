@@ -43,6 +43,23 @@ def bake(
     typer.echo(f"  took   {clock(baked.seconds)}")
 
 
+@app.command()
+def fetch(image: ImageName = "debian-13") -> None:
+    """Get an image's components into the store (downloaded, or compiled), and bake nothing."""
+    from kubekiln.paths import Project
+    from pipeline.lock import load_lock, lock_path
+    from pipeline.model import load_image
+    from pipeline.stages.components import gather
+
+    project = Project.find()
+    components = gather(
+        load_image(image, project), load_lock(lock_path(project.configs_dir))
+    ).providers
+    width = max(map(len, components))
+    for name, provider in components.items():
+        typer.echo(f"{name:<{width}}  {provider}")
+
+
 @app.command("list")
 def list_images() -> None:
     """List the images that are baked."""
@@ -82,6 +99,33 @@ def inspect(
     print_table(table)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    form: Annotated[
+        str,
+        typer.Option("--format", help="raw, qcow2, vmdk, ova, vhd, gce or tar.", metavar="FORMAT"),
+    ],
+    image: Annotated[
+        str, typer.Argument(metavar="[IMAGE]", help="An image's name, or a manifest or qcow2.")
+    ] = "debian-13",
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Read a file that is there, rather than trust it.")
+    ] = False,
+) -> None:
+    """Write a baked image in another format, beside it; once."""
+    from kubekiln.paths import Project
+    from pipeline.disk.formats import as_format, format_named
+    from pipeline.stages.inspect import read_manifest
+
+    wanted = format_named(form)
+    path = _manifest_path(image, Project.find().images_dir)
+    read_manifest(path)
+    made = as_format(path, wanted, reread=reread)
+    typer.echo(f"{made.path}")
+    typer.echo(f"  size   {made.size / 1e6:,.0f} MB, of a disk of {made.virtual_size >> 20:,} MiB")
+    typer.echo(f"  sha256 {made.sha256}")
 
 
 @app.command()

@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import typer
 
-from kubekiln.cli import addons, cluster, delivery, doctor, image, kubeconfig, lock, run, tunnel
+from kubekiln.cli import (
+    addons,
+    cluster,
+    delivery,
+    doctor,
+    export,
+    image,
+    kubeconfig,
+    lock,
+    run,
+    tunnel,
+)
 
 app = typer.Typer(
     name="kubekiln",
@@ -28,6 +39,9 @@ app.add_typer(
 )
 app.add_typer(
     kubeconfig.app, name="kubeconfig", help="Your own kubectl's way into a cluster: merge, unmerge."
+)
+app.add_typer(
+    export.app, name="export", help="Files for other tools: terraform, ansible, cluster-api."
 )
 app.add_typer(lock.app, name="lock", help="The pinned components: show, verify, update, mirror.")
 for command in (*run.commands, *delivery.commands, *tunnel.commands, *doctor.commands):

@@ -45,6 +45,14 @@ TargetName = Annotated[
         "machines, else qemu, if not given."
     ),
 ]
+Elsewhere = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Those on a platform of configs/targets; if not given, those on this host.",
+    ),
+]
 Timeout = Annotated[float, typer.Option(help="Seconds until the cluster must be Ready.", min=1)]
 Keep = Annotated[
     bool, typer.Option("--keep", help="Leave the machines running if they don't get Ready.")
@@ -146,13 +154,18 @@ def down(cluster: DownCluster = None, every: All = False, forget: Forget = False
         typer.echo(f"{name}: config, keys and rendered nodes are gone")
 
 
-def status(cluster: SomeCluster = None) -> None:
+def status(cluster: SomeCluster = None, target: Elsewhere = None) -> None:
     """Show which machines run, how far their boot is and where the API is."""
     from rich.table import Table
 
     from kubekiln.operations.status import list_machines
     from kubekiln.paths import Project
 
+    if target is not None:
+        from kubekiln.cli.delivery import print_status
+
+        print_status(target, cluster_name(cluster) if cluster else None)
+        return
     lines = list_machines(Project.find(), cluster_name(cluster) if cluster else None)
     if not lines:
         typer.echo(f"no machines of {cluster}" if cluster else "no machines")

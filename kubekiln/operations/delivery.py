@@ -40,6 +40,10 @@ class Delivery:
                 Problem(f"target {self.name}: {p.what}", p.where, p.hint) for p in problems
             )
 
+    def journal(self, cluster: str) -> Journal:
+        """Give what was begun there for a cluster."""
+        return Journal(self.project.state_dir / cluster / f"target-{self.name}.journal")
+
     def upload(self, image: DiskImage) -> RemoteImage:
         """Bring an image there, unless it is there; one upload of it at a time."""
         with locked(self.project.build_dir / f".upload-{self.name}-{image.digest[:12]}.lock"):
@@ -125,9 +129,9 @@ class Delivery:
 
     @contextmanager
     def _alone(self, cluster: str) -> Iterator[Journal]:
-        base = self.project.state_dir / cluster / f"target-{self.name}"
-        with locked(base.with_suffix(".lock"), blocking=False):
-            yield Journal(base.with_suffix(".journal"))
+        path = self.project.state_dir / cluster / f"target-{self.name}.lock"
+        with locked(path, blocking=False):
+            yield self.journal(cluster)
 
 
 def refuse_changed(

@@ -10,6 +10,7 @@ from cloudinit.model import Cluster
 from cloudinit.render import render_cluster
 from cloudinit.rendered import RenderedCluster
 from cloudinit.rules import load_cluster
+from kubekiln.channel import CHANNELS
 from kubekiln.config import Source
 from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
@@ -46,7 +47,24 @@ def fit(project: Project, cluster: Cluster, path: Path) -> Plan:
             where=where,
             hint=f"write {image.kubernetes} here, or {cluster.kubernetes} in the image's config",
         )
+    refuse_other_datasource(cluster, image, path)
     return Plan(cluster, image, lock)
+
+
+def refuse_other_datasource(cluster: Cluster, image: Image, path: Path) -> None:
+    """Raise ConfigError if the image's cloud-init doesn't look where the user-data will be."""
+    channel = CHANNELS[cluster.datasource]
+    if not set(channel.sources).isdisjoint(image.datasources):
+        return
+    source = Source(path) if path.is_file() else None
+    key = next((k for k in ("datasource", "image") if source and source.has((k,))), None)
+    raise ConfigError(
+        f"datasource {cluster.datasource} is {' or '.join(channel.sources)} to cloud-init; image "
+        f"{image.name} looks at {', '.join(image.datasources)} alone",
+        where=source.where((key,) if key else ()) if source else None,
+        hint=f"take an image with `datasources: [{channel.sources[0]}]` (debian-13-cloud looks at "
+        "most clouds)",
+    )
 
 
 def bake_image(project: Project, plan: Plan) -> BootImage:

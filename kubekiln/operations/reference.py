@@ -27,12 +27,21 @@ def models() -> dict[str, tuple[type[Model], str]]:
     from pipeline.components import Components
     from pipeline.lock import Lock
     from pipeline.model import Image
+    from pipeline.targets.catalog import PLATFORMS, settings_model
 
+    targets = {
+        f"target-{kind}": (
+            settings_model(kind),
+            f"A target of type `{kind}`: `configs/targets/*.yaml`",
+        )
+        for kind in sorted(PLATFORMS)
+    }
     return {
         "cluster": (Cluster, "A cluster: `configs/clusters/*.yaml`"),
         "components": (Components, "Wanted components: `configs/components.yaml`"),
         "components-lock": (Lock, "Pinned components: `configs/components.lock.yaml`"),
         "image": (Image, "A golden image: `configs/images/*.yaml`"),
+        **targets,
     }
 
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from cloudinit.links import further_macs
 from cloudinit.model import Cluster
 from cloudinit.rendered import RenderedCluster
+from kubekiln.channel import DatasourceName
+from kubekiln.config import Source
 from kubekiln.errors import ConfigError
 from kubekiln.files import sha256_file
 from kubekiln.operations.delivery import Delivery
@@ -20,6 +22,16 @@ from pipeline.targets.catalog import connect, load_settings
 from pipeline.targets.platform import DiskImage, FormatName, InstanceSpec
 
 _DIGEST_SHOWN = 16
+# By which channel a platform gives user-data to machines; one that isn't here takes any.
+_CHANNEL_OF: Mapping[str, DatasourceName] = {
+    "aws": "ec2",
+    "azure": "azure",
+    "kubevirt": "nocloud",
+    "libvirt": "nocloud",
+    "openstack": "openstack",
+    "proxmox": "nocloud",
+    "vsphere": "vsphere",
+}
 
 
 def delivery_to(project: Project, target: str) -> Delivery:
@@ -29,9 +41,22 @@ def delivery_to(project: Project, target: str) -> Delivery:
     return Delivery(name, connect(settings), project, settings.parallel)
 
 
-def plan_of(project: Project, cluster: str) -> Plan:
-    """Read a cluster's configuration, with that of its image."""
-    return load(project, cluster)
+def plan_of(project: Project, cluster: str, to: Delivery) -> Plan:
+    """Read a cluster's configuration, with that of its image, for a target.
+
+    Raises ConfigError if the cluster expects its user-data by another way than the target's.
+    """
+    plan, path = load(project, cluster), project.config_path("clusters", cluster)
+    given = _CHANNEL_OF.get(to.platform.type, plan.cluster.datasource)
+    if given != plan.cluster.datasource:
+        source = Source(path)
+        raise ConfigError(
+            f"target {to.name} attaches user-data as datasource {given}, the cluster has "
+            f"{plan.cluster.datasource}",
+            where=source.where(("datasource",) if source.has(("datasource",)) else ()),
+            hint=f"write `datasource: {given}`, and an image that looks there",
+        )
+    return plan
 
 
 def image_in(project: Project, plan: Plan, wanted: FormatName) -> DiskImage:

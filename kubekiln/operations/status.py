@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubekiln.paths import Project
-from pipeline.targets.machine import MachineStatus
+from pipeline.targets.machine import ConsoleReport, MachineStatus
 from pipeline.targets.record import Record, list_records
 from pipeline.targets.registry import find_target
 
@@ -21,20 +21,24 @@ class Line:
     @property
     def boot(self) -> str:
         """Say how far the boot is."""
-        report = self.status.report
-        if report.refusals:
-            return f"gate closed: {report.refusals[0]}"
-        if not report.phases:
-            return "–"
-        last = report.phases[-1]
-        words = f"{last.name} after {last.seconds:.1f} s"
-        return f"{words}, complete" if report.complete else words
+        return boot_of(self.status.report)
 
     @property
     def api(self) -> str:
         """Say where the API is reached from this host."""
         port = self.record.machine.api_host_port
         return f"https://127.0.0.1:{port}" if port else "–"
+
+
+def boot_of(report: ConsoleReport) -> str:
+    """Say how far a boot is, by what the node said on its console."""
+    if report.refusals:
+        return f"gate closed: {report.refusals[0]}"
+    if not report.phases:
+        return "–"
+    last = report.phases[-1]
+    words = f"{last.name} after {last.seconds:.1f} s"
+    return f"{words}, complete" if report.complete else words
 
 
 def list_machines(project: Project, cluster: str | None) -> list[Line]:

@@ -104,6 +104,15 @@ def check_target(target: Target, name: str, project: Project, cluster: Cluster) 
                 hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
             )
         )
+    if cluster.datasource != "nocloud":
+        problems.append(
+            Problem(
+                f"{cluster.name} has datasource {cluster.datasource}; target {name} attaches a "
+                "seed of NoCloud's",
+                hint="`kubekiln boot` makes machines on a platform; try out locally with "
+                "datasource: nocloud",
+            )
+        )
     problems += network_problems(target, cluster)
     for node in cluster.nodes:
         record = read_record(project.machines_dir / cluster.name / node.name)
@@ -160,6 +169,7 @@ def plan_machines(
                 cpus=node.cpus,
                 memory_mib=node.memory_mib,
                 disk_gib=node.disk_gib,
+                siblings=len(cluster.nodes) - 1,
                 vlan=cluster.network.vlan,
                 nics=further_macs(cluster, node),
             )

@@ -16,11 +16,17 @@ from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
 from pipeline.targets.platform import Platform, TargetSettings
 
-PLATFORMS: Mapping[str, str] = MappingProxyType({
-    "azure": "pipeline.targets.azure",
-    "file": "pipeline.targets.file",
-    "proxmox": "pipeline.targets.proxmox",
-})  # fmt: skip
+PLATFORMS: Mapping[str, str] = MappingProxyType(
+    {
+        "azure": "pipeline.targets.azure",
+        "file": "pipeline.targets.file",
+        "kubevirt": "pipeline.targets.kubevirt",
+        "libvirt": "pipeline.targets.libvirt",
+        "openstack": "pipeline.targets.openstack",
+        "proxmox": "pipeline.targets.proxmox",
+        "vsphere": "pipeline.targets.vsphere",
+    }
+)
 """`type:` of a target → its module, which has `Settings` and `connect(settings)`."""
 
 
@@ -40,7 +46,7 @@ def load_settings(name: str, project: Project) -> TargetSettings:
             where=source.where(("type",)),
             hint=f"there are: {', '.join(sorted(PLATFORMS))}",
         )
-    return load_model(settings_model(kind), path)
+    return load_model(settings_model(kind), path).below(project.root)
 
 
 def connect(settings: TargetSettings) -> Platform:

@@ -15,12 +15,13 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from kubekiln.errors import IntegrityError, Problem
 from kubekiln.files import make_dir, sha256_bytes, sha256_file, storage_errors, write_atomic
+from pipeline.disk.formats import SUFFIXES
 from pipeline.targets.platform import (
     Advance,
     DiskImage,
@@ -42,13 +43,18 @@ class Settings(TargetSettings):
     """A directory that gets images and seeds."""
 
     type: Literal["file"]
+    """A directory."""
     directory: Path = Field(examples=["/srv/http/kubekiln"])
-    """Where to; made if it isn't there. Seeds hold keys: they are readable for their owner only,
-    unless `group` says who serves them."""
+    """Where to, below the project if not absolute; made if it isn't there. Seeds hold keys: they
+    are readable for their owner only, unless `group` says who serves them."""
     format: FormatName = "qcow2"
     """Of the image."""
     group: str | None = None
     """A group (by name) that may read the seeds, such as that of a web server."""
+
+    def below(self, root: Path) -> Self:
+        """Take the directory as one below the project, if it isn't absolute."""
+        return self.model_copy(update={"directory": root / self.directory})
 
 
 class FilePlatform:
@@ -160,12 +166,6 @@ class FilePlatform:
     def _give(self, path: Path) -> None:
         if self._settings.group:
             shutil.chown(path, group=self._settings.group)
-
-
-SUFFIXES: Mapping[FormatName, str] = {
-    "raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "ova": "ova", "vhd": "vhd", "gce": "tar.gz",
-    "tar": "tar",
-}  # fmt: skip
 
 
 def connect(settings: Settings) -> FilePlatform:

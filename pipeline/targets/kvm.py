@@ -51,6 +51,12 @@ def kvm_works() -> tuple[bool, str]:
     return _cached(qemu)
 
 
+def kvm_fails() -> bool:
+    """Tell whether a guest was tried under KVM here in vain; False if we can't try: others may."""
+    ours = os.access(_DEVICE, os.R_OK | os.W_OK)
+    return ours and find_tool(QEMU) is not None and not kvm_works()[0]
+
+
 def _cached(qemu: Path) -> tuple[bool, str]:
     asked = {
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),

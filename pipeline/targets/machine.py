@@ -49,6 +49,8 @@ class Machine:
     disk_gib: int = 20
     vlan: int | None = None
     """VLAN ID that the node network has on its card, if it is tagged."""
+    siblings: int = 0
+    """How many other machines its cluster has, which run on the same host."""
     nics: tuple[str, ...] = ()
     """MAC addresses of its further network cards, on a network of their own."""
 

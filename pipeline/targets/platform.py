@@ -8,12 +8,14 @@ again; nothing without them is ever touched.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
+from pydantic import Field
+
+from kubekiln.channel import CHANNELS, DatasourceName, compress
 from kubekiln.config import Model
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.secret import Secret
@@ -37,8 +39,13 @@ class TargetSettings(Model):
 
     type: str
     """Which platform it is."""
-    parallel: int = 8
+    parallel: int = Field(default=8, ge=1, le=64)
     """How many machines are made, or removed, at a time."""
+
+    def below(self, root: Path) -> Self:
+        """Take paths that aren't absolute as paths below the project."""
+        del root
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,13 @@ class InstanceSpec:
     @property
     def user_data(self) -> Secret:
         """What cloud-init is given: gzip of the rendered user-data, not yet base64."""
-        return Secret(gzip.compress((self.seed_dir / "user-data").read_bytes(), 9, mtime=0))
+        return Secret(compress((self.seed_dir / "user-data").read_bytes()))
+
+    def attached(self, datasource: DatasourceName) -> dict[str, Secret]:
+        """What a platform is given by this channel, in its form: file name → content."""
+        names = ("user-data", "meta-data", "network-config")
+        seed = {name: (self.seed_dir / name).read_bytes() for name in names}
+        return {name: Secret(data) for name, data in CHANNELS[datasource].attach(seed).items()}
 
     @property
     def meta_data(self) -> Secret:

@@ -6,6 +6,7 @@ KVM where it works, TCG elsewhere; the network is its cluster's; the seed is a C
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -17,6 +18,12 @@ from kubekiln.files import make_dir
 from kubekiln.process import Command, find_tool, run
 from kubekiln.progress import say
 from pipeline.targets.console import read_console
+from pipeline.targets.emulation import (
+    EMULATED_KERNEL,
+    KERNEL_ARGUMENTS_KEY,
+    TRANSLATION_CACHE_MIB,
+    features_to_hide,
+)
 from pipeline.targets.kvm import QEMU, kvm_works
 from pipeline.targets.machine import Machine, MachineStatus
 from pipeline.targets.processes import find_processes, kill_all, send, wait_gone
@@ -34,18 +41,6 @@ from pipeline.targets.segment import (
 _POWER_OFF_S = 90.0
 _QUIT_S = 10.0
 _JOINS_SINCE = (7, 2)
-# Before, TCG's CMPXCHG16B breaks the guest now and then: Linux panics in its allocator, which uses
-# it for its fast path (seen with 7.2 and Linux 6.12, with any number of CPUs; docs/targets.md).
-# Between 7.2 and 10 nothing was tried; without the instruction Linux is hardly slower.
-_SOUND_CMPXCHG16B_SINCE = 10
-# What a guest would use because it is there, and which makes it slower where it is emulated: a
-# fifth level of page tables, a switch around each access to user memory, nested virtualisation.
-_SLOW_FEATURES = "la57=off,smap=off,svm=off,vmx=off"
-# systemd-stub(7): kernel arguments by SMBIOS; the image's boot loader reads them too.
-KERNEL_ARGUMENTS_KEY = "io.systemd.stub.kernel-cmdline-extra"
-# TCG's counter of time is sound but can't say so, and Linux then asks an emulated device for the
-# time, thousands of times a second. Nor can emulated code be speculated in.
-_EMULATED_KERNEL = "tsc=reliable mitigations=off"
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class QemuTarget:
         make_dir(machine.run_dir)
         join(machine)
         make_disk(machine)
-        accelerator = choose_accelerator(machine.cpus)
+        accelerator = choose_accelerator(machine.cpus, siblings=machine.siblings)
         if accelerator.note:
             say(f"note: {accelerator.note}")
         for trace in (machine.console_log, socket_path(machine.run_dir)):
@@ -125,19 +120,23 @@ class QemuTarget:
         remove_unused(machine.network_dir)
 
 
-def choose_accelerator(cpus: int) -> Accelerator:
-    """Take KVM if it runs a guest, else TCG with the CPU that this QEMU emulates well."""
+def choose_accelerator(cpus: int, *, siblings: int = 0) -> Accelerator:
+    """Take KVM if it runs a guest, else TCG with the CPU that this QEMU emulates well.
+
+    Emulated, a machine has no more CPUs than its share of the host's: of those that wait for the
+    host, others wait in turn, and run in circles meanwhile (seen: twice the work of a boot).
+    """
     works, why = kvm_works()
     if works:
         return Accelerator("kvm", cpus, ("-accel", "kvm", "-cpu", "host"))
-    cpu = "max" if qemu_version()[0] >= _SOUND_CMPXCHG16B_SINCE else "max,cx16=off"
-    # tb-size: translated code of a whole Kubernetes node doesn't fit into the default cache.
+    hidden = "".join(f",{feature}=off" for feature in features_to_hide(qemu_version()[0]))
     arguments = (
-        "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", f"{cpu},{_SLOW_FEATURES}",
-        "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={_EMULATED_KERNEL}",
+        "-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", f"max{hidden}",
+        "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={EMULATED_KERNEL}",
     )  # fmt: skip
+    share = max(1, (os.cpu_count() or 1) // (siblings + 1))
     note = f"no KVM ({why}): the machine is emulated (TCG), a boot takes minutes"
-    return Accelerator("tcg", cpus, arguments, note)
+    return Accelerator("tcg", min(cpus, share), arguments, note)
 
 
 def qemu_version() -> tuple[int, int]:

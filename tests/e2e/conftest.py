@@ -54,7 +54,13 @@ class Lab:
         return self.kubekiln("kubectl", "--on", cluster, *arguments, check=check)
 
     def apply(self, cluster: str, manifest: str) -> None:
-        self.kubectl(cluster, "apply", "--filename", str(ROOT / "tests/e2e/manifests" / manifest))
+        """Apply a manifest of ours, which nobody judges.
+
+        For that an emulated API server writes megabytes of schemas, for half a minute and more.
+        """
+        path = ROOT / "tests/e2e/manifests" / manifest
+        words = ("apply", "--server-side", "--validate=ignore", "--filename", str(path))
+        self.kubectl(cluster, *words)
 
     def add_cluster(self, name: str, *, workers: int = 0) -> list[str]:
         """Write the config of a cluster like `solo`, whose API has a free port of this host.

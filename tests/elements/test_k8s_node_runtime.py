@@ -17,7 +17,9 @@ from tests.support.node_runtime import ELEMENT_DIR, PROGRAMS_DIR, STATIC_DIR
 
 UNITS_DIR = STATIC_DIR / "usr/lib/systemd/system"
 UNITS = sorted(path for path in UNITS_DIR.iterdir() if path.is_file())
-PROGRAMS = sorted(path for path in PROGRAMS_DIR.iterdir() if path.is_file())
+# What isn't started by its name but read by another program.
+READ = {"metadata.nft"}
+PROGRAMS = sorted(p for p in PROGRAMS_DIR.iterdir() if p.is_file() and p.name not in READ)
 
 
 def fake_commands(tmp_path: Path, **outputs: str) -> Path:
@@ -95,6 +97,8 @@ def test_the_element_compiles_the_programs_the_same_way_each_time(tmp_path: Path
 def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(STATIC_DIR, root)
+    (root / "usr/sbin").mkdir()
+    (root / "usr/sbin/nft").touch(mode=0o755)
     assert UNITS
 
     done = subprocess.run(
@@ -134,6 +138,26 @@ def test_the_gate_comes_after_cloud_inits_network_stage_without_needing_it() -> 
     assert "Wants" not in gate
 
 
+def test_the_metadata_address_is_closed_before_the_first_pod_and_tried_for_ever() -> None:
+    closing = unit("kubekiln-metadata.service")
+
+    assert {"kubelet.service", "kubekiln-kubeadm.service"} <= set(closing["Unit"]["Before"].split())
+    assert closing["Unit"]["StartLimitIntervalSec"] == "0"
+    assert (closing["Service"]["Restart"], closing["Service"]["RestartSec"]) == ("on-failure", "1")
+    assert closing["Service"]["ExecStart"].endswith(" /usr/lib/kubekiln/metadata.nft")
+    assert not closing.has_section("Install"), "the role starts it, or doesn't"
+
+
+def test_only_what_is_forwarded_is_kept_from_the_metadata_address() -> None:
+    rules = (PROGRAMS_DIR / "metadata.nft").read_text()
+    code = re.sub(r"#.*", "", rules)
+
+    assert re.findall(r"hook (\w+)", code) == ["forward"]
+    assert {"169.254.169.254", "fd00:ec2::254"} <= set(re.findall(r"[0-9a-f:.]{7,}", code))
+    assert set(re.findall(r"table inet (\S+)", code)) == {"kubekiln-metadata"}
+    assert "flush ruleset" not in code
+
+
 def test_container_set_up_is_for_containers_only() -> None:
     assert unit("kubekiln-container.service")["Unit"]["ConditionVirtualization"] == "container"
 
@@ -145,8 +169,11 @@ def test_every_program_that_a_unit_starts_is_there_and_executable() -> None:
         if path.suffix == ".service"
     }
 
-    assert started
-    for program in started:
+    ours = {program for program in started if program.startswith("/usr/lib/kubekiln/")}
+    assert ours
+    # Of packages that k8s-base asks for.
+    assert started - ours == {"/usr/sbin/nft"}
+    for program in ours:
         path = STATIC_DIR / program.lstrip("/")
         assert os.access(path, os.X_OK), program
 

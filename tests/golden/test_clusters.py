@@ -32,6 +32,7 @@ CLUSTERS = (
 )  # fmt: skip
 # Name → the example, and what is changed in it.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "allow-metadata": ("solo", {"network": {"allow_metadata": True}}),
     "large": ("ha-stacked", {"planned_nodes": 5000, "network": {"pod_cidr": "10.128.0.0/11"}}),
 }
 _PUBLIC_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----\n", re.DOTALL)

@@ -97,6 +97,8 @@ def test_the_environment_is_read_only_where_it_is_allowed(path: Path) -> None:
         "kubekiln/progress.py",
         "kubekiln/operations/doctor.py",
         "pipeline/targets/environment.py",
+        # Credentials, where Terraform and govc look; other platforms' SDKs look themselves.
+        "pipeline/targets/vsphere_access.py",
     }
     if name(path) not in allowed:
         assert not re.search(r"os\.(environ|getenv)", path.read_text())

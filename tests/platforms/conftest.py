@@ -12,16 +12,32 @@ from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.platforms.rigs.azure import AzureRig
 from tests.platforms.rigs.file import FileRig
+from tests.platforms.rigs.kubevirt import KubeVirtRig
+from tests.platforms.rigs.libvirt import LibvirtRig
+from tests.platforms.rigs.openstack import OpenStackRig
 from tests.platforms.rigs.proxmox import ProxmoxRig
 from tests.platforms.rigs.rig import Rig
+from tests.platforms.rigs.vsphere import VSphereRig
 from tests.support.disks import make_image
 
 RIGS: dict[str, type[Rig]] = {
     "azure": AzureRig,
     "file": FileRig,
+    "kubevirt": KubeVirtRig,
+    "libvirt": LibvirtRig,
+    "openstack": OpenStackRig,
     "proxmox": ProxmoxRig,
+    "vsphere": VSphereRig,
 }
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the servers that are to be built, before the clock of any test runs."""
+    params = [getattr(item, "callspec", None) for item in session.items]
+    wanted = {one.params.get("server") for one in params if one is not None} & RIGS.keys()
+    for name in () if session.config.option.collectonly else sorted(wanted):
+        getattr(RIGS[name], "prepare", lambda: None)()
 
 
 @pytest.fixture(scope="session", params=sorted(RIGS))

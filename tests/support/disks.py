@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 from kubekiln.files import sha256_bytes, sha256_file
-from kubekiln.process import Command, run
+from kubekiln.process import Command, RealRunner, run
+from pipeline.disk.formats import SUFFIXES
+from pipeline.disk.nbd import file_node
+from pipeline.disk.ova import read_ova
+from pipeline.disk.qcow2 import write_qcow2
+from pipeline.disk.writers import WRITERS, Source
 from pipeline.targets.platform import DiskImage, FormatName
 
 MIB = 1 << 20
 _QEMU_FORMATS: dict[FormatName, str] = {
-    "raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc",
+    "raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "ova": "vmdk", "vhd": "vpc",
 }  # fmt: skip
 
+_QEMU_WRITES = ("qcow2", "vhd")
 _OPTIONS: dict[FormatName, tuple[str, ...]] = {
-    "vmdk": ("-o", "subformat=streamOptimized"),
     "vhd": ("-o", "subformat=fixed,force_size=on"),
 }
 
@@ -35,23 +41,49 @@ def make_raw(path: Path, *, size_mib: int = 64, seed: int = 1) -> Path:
 def make_image(
     directory: Path, form: FormatName, *, size_mib: int = 64, seed: int = 1
 ) -> DiskImage:
-    """Make a small image in a format that QEMU writes; its digest is another for each seed."""
+    """Make a small image in any format but `tar`; its digest is another for each seed."""
     raw = make_raw(directory / f"disk-{seed}.raw", size_mib=size_mib, seed=seed)
-    path = raw if form == "raw" else raw.with_suffix(f".{form}")
-    if form != "raw":
+    path = raw if form == "raw" else raw.with_suffix(f".{SUFFIXES[form]}")
+    if form in _QEMU_WRITES:
         words = ["-O", _QEMU_FORMATS[form], *_OPTIONS.get(form, ())]
         run(Command(["qemu-img", "convert", *words, raw, path]))
+    elif form != "raw":
+        source = Source(file_node(raw, "raw"), "test", size_mib * MIB, "amd64")
+        WRITERS[form].write(source, path)
     return DiskImage(
         name="test", digest=sha256_bytes(b"%d" % seed), path=path, format=form,
         sha256=sha256_file(path), virtual_size=size_mib * MIB,
     )  # fmt: skip
 
 
+def publish(raw: Path, directory: Path, *, name: str = "test") -> Path:
+    """Lay a disk out as a bake publishes it; gives the manifest, as far as conversions read it."""
+    digest = sha256_file(raw)
+    qcow2 = directory / f"{name}-{digest[:12]}.qcow2"
+    write_qcow2(raw, qcow2, runner=RealRunner())
+    size = raw.stat().st_size
+    about = {
+        "format": 1, "name": name, "digest": digest, "architecture": "amd64",
+        "qcow2": {"path": qcow2.name, "size": qcow2.stat().st_size, "sha256": sha256_file(qcow2),
+                  "virtual_size": size},
+    }  # fmt: skip
+    manifest = qcow2.with_suffix(".json")
+    manifest.write_text(json.dumps(about))
+    return manifest
+
+
 def raw_sha256(path: Path, form: FormatName, scratch: Path) -> str:
     """Hash the disk that is in a file, whatever its format."""
     raw = scratch / f"{path.name}.as-raw"
-    kind = _QEMU_FORMATS[form]
-    run(Command(["qemu-img", "convert", "-f", kind, "-O", "raw", path, raw]))
+    source: dict[str, object] = {
+        "driver": _QEMU_FORMATS[form],
+        "file": {"driver": "file", "filename": str(path)},
+    }
+    if form == "ova":
+        ova = read_ova(path)
+        place = {"offset": ova.disk_offset, "size": ova.disk_size}
+        source["file"] = {"driver": "raw", **place, "file": source["file"]}
+    run(Command(["qemu-img", "convert", "-O", "raw", f"json:{json.dumps(source)}", raw]))
     digest = sha256_file(raw)
     raw.unlink()
     return digest

@@ -42,9 +42,11 @@ def test_the_image_is_named_after_its_file(tmp_path: Path) -> None:
         ("  - loglevel=4", '  - a="b c"', "should match pattern", "kernel_arguments[2]"),
         ("# apt:\n#   build_mirror: http:", "apt:\n  build_mirror: ftp:", "should match pattern",
          "apt.build_mirror"),
+        ("[NoCloud]", "[NoCloud, EC2]", "'EC2': input should be 'Akamai'", "datasources[1]"),
+        ("[NoCloud]", "[Ec2, NoCloud, Ec2]", "Ec2 is named twice", "datasources[2]"),
     ],
     ids=["typo", "unquoted version", "missing component", "tiny disk", "unknown distribution",
-         "quote in an argument", "no URL"],
+         "quote in an argument", "no URL", "no datasource", "a datasource twice"],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_place(
     tmp_path: Path, old: str, new: str, message: str, key: str

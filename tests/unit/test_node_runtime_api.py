@@ -205,7 +205,7 @@ def test_waiting_ends_when_the_server_is_ready(
 
     assert status == 200
     # A quick look is soon followed by the next, an expensive one by a rest.
-    assert pauses == [wait_for_api.PAUSE_S, 2.0]
+    assert pauses == [wait_for_api.PAUSE_S, wait_for_api.LONGEST_REST_S]
 
 
 def test_waiting_needs_no_client_certificate(

@@ -97,6 +97,7 @@ def test_other_versions_of_packages_change_the_upper_layer_and_the_disk(project:
         ({"release": "forky"}, ["base"]),
         ({"kernel_arguments": ["console=ttyS0"]}, ["rootfs", "disk"]),
         ({"datasources": ["OpenStack", "None"]}, ["rootfs", "disk"]),
+        ({"datasources": ["VMware"]}, ["base", "rootfs", "disk"]),
         ({"disk": {"size_mib": 8192}}, ["disk"]),
         ({"providers": ["upstream"]}, []),
         ({"apt": {"mirror": "http://m.example/debian"}}, ["rootfs", "disk"]),

@@ -18,10 +18,10 @@ import pytest
 
 from cloudinit import pool
 from cloudinit import render as rendering
-from cloudinit.datasource import LIMITS, Limit
 from cloudinit.model import Cluster
 from cloudinit.pool import Chunk, Size
 from cloudinit.state import State
+from kubekiln.channel import CHANNELS, Channel
 from kubekiln.errors import ConfigError, KubekilnError
 from tests.support.clusters import NOW, make_cluster, make_project, make_state, snapshot
 
@@ -104,9 +104,10 @@ def test_a_secret_that_nodes_share_is_never_made_by_one_of_many(tmp_path: Path) 
 def test_a_node_that_does_not_fit_leaves_nothing_and_says_what(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LIMITS, "ec2", Limit("Amazon EC2", 10_000, "gzip"))  # type: ignore[index]
+    small = Channel("Amazon EC2", ("Ec2",), 10_000, file="user-data.gz")
+    monkeypatch.setitem(CHANNELS, "ec2", small)  # type: ignore[index]
 
-    with pytest.raises(ConfigError, match="is over the 10000 B of Amazon EC2") as error:
+    with pytest.raises(ConfigError, match="over the 10,000 B of Amazon EC2") as error:
         render(tmp_path, cluster_of(60, datasource="ec2"), 2)
 
     assert error.value.problems[0].hint is not None

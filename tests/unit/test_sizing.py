@@ -84,6 +84,7 @@ def test_a_large_cluster_has_what_its_row_says(tmp_path: Path) -> None:
     assert (connection["qps"], connection["burst"]) == (500, 500)
     haproxy = files["/etc/haproxy/haproxy.cfg"].content.decode()
     assert "GET /readyz?exclude=etcd-override-0&exclude=etcd-override-readiness-0\n" in haproxy
+    assert " inter 10s fastinter 300ms downinter 20s " in haproxy
 
 
 def test_a_lone_master_sends_nobody_away() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_without_kvm_the_machine_is_emulated_without_what_old_qemu_emulates_badl
     monkeypatch: pytest.MonkeyPatch, version: str, cpu: str
 ) -> None:
     pretend(monkeypatch, kvm=False, version=version)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
 
     chosen = qemu.choose_accelerator(4)
 
@@ -90,6 +92,21 @@ def test_without_kvm_the_machine_is_emulated_without_what_old_qemu_emulates_badl
     assert "kernel-cmdline-extra=tsc=reliable" in words[words.index("-smbios") + 1]
     assert chosen.note is not None
     assert "there is no /dev/kvm" in chosen.note
+
+
+@pytest.mark.parametrize(
+    ("host", "siblings", "cpus"), [(8, 0, 4), (8, 1, 4), (8, 3, 2), (2, 1, 1), (2, 4, 1), (1, 0, 1)]
+)
+def test_an_emulated_machine_has_no_more_cpus_than_its_share_of_the_hosts(
+    monkeypatch: pytest.MonkeyPatch, host: int, siblings: int, cpus: int
+) -> None:
+    pretend(monkeypatch, kvm=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: host)
+
+    assert qemu.choose_accelerator(4, siblings=siblings).cpus == cpus
+
+    pretend(monkeypatch, kvm=True)
+    assert qemu.choose_accelerator(4, siblings=siblings).cpus == 4
 
 
 def test_a_qemu_that_tells_no_version_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,6 +202,13 @@ def test_several_machines_are_refused_where_they_would_not_reach_each_other(tmp_
     up.check_target(FakeTarget(joins_machines=False), "fake", project, make_cluster())
 
 
+def test_a_cluster_that_waits_for_a_clouds_meta_data_is_refused(tmp_path: Path) -> None:
+    cloudy = make_cluster(datasource="openstack")
+
+    with pytest.raises(KubekilnError, match="datasource openstack; target fake attaches a seed"):
+        up.check_target(FakeTarget(), "fake", Project(tmp_path), cloudy)
+
+
 def test_only_nodes_whose_condition_is_true_are_ready() -> None:
     def node(name: str, status: str) -> dict[str, object]:
         conditions = [

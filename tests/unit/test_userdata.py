@@ -13,10 +13,9 @@ import yaml
 from cryptography import x509
 
 from cloudinit import check
-from cloudinit.datasource import LIMITS, measure_all
 from cloudinit.part import NodeFile
-from cloudinit.userdata import MANIFEST_PATH, _scalar, compress
-from kubekiln.errors import ConfigError
+from cloudinit.userdata import MANIFEST_PATH, _scalar
+from kubekiln.channel import compress
 from tests.support.clusters import make_cluster, render, render_files
 
 SINGLE_GZIP_LIMIT = 16_384
@@ -160,39 +159,6 @@ def test_without_gateway_and_nameservers_nothing_is_said_of_them(tmp_path: Path)
     (interface,) = yaml.safe_load(node.network_config.read_text())["ethernets"].values()
 
     assert not {"routes", "nameservers", "mtu"} & interface.keys()
-
-
-def test_a_payload_one_byte_over_the_limit_is_refused_with_the_largest_files() -> None:
-    cluster = make_cluster(datasource="ec2")
-    # Random text, as noise doesn't shrink.
-    noise = b"".join(hashlib.sha256(bytes([n, m])).digest() for n in range(4) for m in range(150))
-    files = (NodeFile("/etc/noise", noise.hex().encode(), "test"),)
-    size = LIMITS["ec2"].size
-    assert size is not None
-    within = bytes(noise[: size - 64])
-    while len(compress(within)) < size:
-        within += noise[len(within) : len(within) + 1]
-
-    assert list(check.size_problems(cluster, files, len(compress(within)))) == []
-    over = len(compress(within + noise[len(within) :][:1]))
-    (problem,) = check.size_problems(cluster, files, over)
-    assert "16385 B (gzip) is over the 16384 B of Amazon EC2" in problem.what
-    assert "/etc/noise" in (problem.hint or "")
-
-
-def test_nothing_is_written_when_a_payload_is_too_large(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is over the 16384 B of Amazon EC2"):
-        render(tmp_path, datasource="ec2", pki={"algorithm": "rsa2048"})
-
-    assert list((tmp_path / "build" / "nodes").iterdir()) == []
-    assert not (tmp_path / "state" / "lab").exists()
-
-
-def test_base64_is_counted_where_the_platform_counts_it() -> None:
-    sizes = {fit.name: fit.size for fit in measure_all(3000)}
-
-    assert sizes["ec2"] == 3000
-    assert sizes["openstack"] == 4000
 
 
 @pytest.mark.parametrize(

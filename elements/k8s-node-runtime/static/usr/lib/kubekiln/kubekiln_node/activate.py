@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kubekiln_node.clock import Clock, check_clock, stamp
 from kubekiln_node.console import machine_seconds, quote, say
+from kubekiln_node.forget import forget_copies, give_back
 from kubekiln_node.lease import Complaint, await_lease
 from kubekiln_node.manifest import Manifest, ManifestError, read_manifest
 from kubekiln_node.pool import has_certificate
@@ -68,6 +69,8 @@ def activate(
         problems = _open(manifest, started=started, run=run, root=root, now=now)
     if manifest and not problems:
         tell(f"KUBEKILN phase=activated t={now():.1f} node={manifest.node}")
+        # At each boot: the first one may have been cut off here.
+        forget_copies(root=root, tell=tell)
         return 0
     _write(root, manifest, gate="closed", reasons=problems, phases={})
     for problem in problems:
@@ -118,6 +121,7 @@ def _open(
     problems = _run_all([START], run)
     if first_time and not problems:
         run(END_CLOUD_INIT)
+        give_back(root=root, run=run)
     return problems
 
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAUSE_S = 0.1
-# A look costs an emulated machine a second of its CPU, and the server as much: rest as long.
-REST_PER_LOOK = 2
+# A look costs an emulated machine half a second of its CPU, and the server as much: who waits must
+# not keep the server from getting ready.
+REST_PER_LOOK = 8
+LONGEST_REST_S = 3.0
 USAGE = "usage: wait-for-api https://HOST:PORT/PATH SECONDS CA_FILE [CERTIFICATE_FILE KEY_FILE]"
 
 
@@ -60,7 +62,7 @@ def wait(
         after = clock()
         if status == 200 or after >= give_up_at:
             return status
-        sleep(max(PAUSE_S, REST_PER_LOOK * (after - before)))
+        sleep(min(max(PAUSE_S, REST_PER_LOOK * (after - before)), LONGEST_REST_S))
 
 
 def explain(status: int) -> str:

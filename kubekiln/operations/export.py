@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does another tool need to boot a cluster: which files, and which facts of each node?"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudinit.datasource import LIMITS
+from cloudinit.modeltypes import DatasourceName
+from kubekiln.errors import ConfigError, Problem
+from kubekiln.operations.exportfiles import Output
+from kubekiln.operations.shipment import image_in, plan_of, specs_of
+from kubekiln.paths import Project
+from pipeline.targets.platform import DiskImage, FormatName, InstanceSpec
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A cluster's image and nodes, as they are given to another tool."""
+
+    cluster: str
+    image: DiskImage
+    nodes: tuple[InstanceSpec, ...]
+
+
+def shipment_of(project: Project, cluster: str, wanted: FormatName) -> Shipment:
+    """Bake the cluster's image (from the cache), and render its nodes."""
+    plan = plan_of(project, cluster)
+    image = image_in(project, plan, wanted)
+    return Shipment(plan.cluster.name, image, tuple(specs_of(project, plan, image)))
+
+
+def check_sizes(nodes: Sequence[InstanceSpec], platform: DatasourceName, *, plain: bool) -> None:
+    """Raise ConfigError, naming every node, where user-data is more than a platform takes.
+
+    `plain`: the tool can't be given gzip.
+    """
+    limit = LIMITS[platform]
+    problems = []
+    for node in nodes:
+        text = (node.seed_dir / "user-data").read_bytes()
+        size = limit.measure(len(text) if plain else len(node.user_data.reveal()))
+        if limit.size is not None and size > limit.size:
+            what = f"{node.node}: user-data is {size:,} bytes, {limit.title} takes {limit.size:,}"
+            hint = "P-256 keys and more preloaded into the image make it smaller"
+            problems.append(Problem(what, hint=_PLAIN_HINT if plain else hint))
+    if problems:
+        raise ConfigError.of(problems)
+
+
+_PLAIN_HINT = "this tool sends it uncompressed: `kubekiln export terraform` sends gzip"
+
+
+def node_files(output: Output, node: InstanceSpec) -> dict[str, str]:
+    """Write a node's payloads; gives each one's path, by the name that other tools know it by."""
+    encoded = base64.b64encode(node.user_data.reveal()) + b"\n"
+    files: Mapping[str, tuple[str, bytes]] = {
+        "user_data_path": ("user-data/{}.yaml", (node.seed_dir / "user-data").read_bytes()),
+        "meta_data_path": ("meta-data/{}.yaml", node.meta_data.reveal()),
+        "network_config_path": ("network-config/{}.yaml", node.network_config.reveal()),
+        "user_data_gzip_b64_path": ("user-data-gzip-b64/{}.txt", encoded),
+        "seed_iso_path": ("seed/{}.iso", node.seed_iso.read_bytes()),
+    }
+    return {key: output.secret(name.format(node.node), content)
+            for key, (name, content) in files.items()}  # fmt: skip
+
+
+def node_facts(output: Output, node: InstanceSpec) -> dict[str, Any]:
+    """Write a node's payloads, and say all that a machine for it must be."""
+    return {
+        "role": node.role,
+        "payload": node.payload,
+        "mac": node.macs[0],
+        "macs": list(node.macs),
+        "addresses": list(node.addresses),
+        "cpus": node.cpus,
+        "memory_mib": node.memory_mib,
+        "disk_gib": node.disk_gib,
+        **node_files(output, node),
+    }
+
+
+def image_facts(output: Output, image: DiskImage) -> dict[str, Any]:
+    """Have the image in the directory, and say what it is."""
+    return {
+        "image_path": output.link(image.path),
+        "image_format": image.format,
+        "image_sha256": image.sha256,
+        "image_virtual_size_bytes": image.virtual_size,
+    }

@@ -1,0 +1,169 @@
+# An example of how a cluster that `kubekiln export terraform` wrote is booted on libvirt: change it
+# as you like, kubekiln writes it once. What it writes anew is in kubekiln.auto.tfvars.json.
+
+terraform {
+  required_version = ">= 1.6"
+
+  required_providers {
+    libvirt = {
+      source = "dmacvicar/libvirt"
+      # 0.9 has another schema than 0.8 had, and 0.10 may have another one again.
+      version = "~> 0.9.7"
+    }
+  }
+}
+
+provider "libvirt" {
+  uri = var.libvirt_uri
+}
+
+resource "libvirt_volume" "image" {
+  name = "kubekiln-${substr(var.image_sha256, 0, 12)}.${var.image_format}"
+  pool = var.pool
+
+  target = {
+    format = {
+      type = var.image_format
+    }
+  }
+
+  create = {
+    content = {
+      url = abspath("${path.module}/${var.image_path}")
+    }
+  }
+}
+
+# A layer on the image for each node.
+resource "libvirt_volume" "root" {
+  for_each = var.nodes
+
+  name     = "${var.cluster}-${each.key}.qcow2"
+  pool     = var.pool
+  capacity = max(each.value.disk_gib * 1024 * 1024 * 1024, var.image_virtual_size_bytes)
+
+  target = {
+    format = {
+      type = "qcow2"
+    }
+  }
+
+  backing_store = {
+    path = libvirt_volume.image.path
+    format = {
+      type = var.image_format
+    }
+  }
+}
+
+# The CD with the node's user-data. Only its path gets into Terraform's state.
+resource "libvirt_volume" "seed" {
+  for_each = var.nodes
+
+  name = "${var.cluster}-${each.key}-seed.iso"
+  pool = var.pool
+
+  create = {
+    content = {
+      url = abspath("${path.module}/${each.value.seed_iso_path}")
+    }
+  }
+
+  # Another seed is another machine.
+  lifecycle {
+    replace_triggered_by = [terraform_data.seed[each.key]]
+  }
+}
+
+resource "terraform_data" "seed" {
+  for_each = var.nodes
+
+  input = each.value.payload
+}
+
+resource "libvirt_domain" "node" {
+  for_each = var.nodes
+
+  name        = "${var.cluster}-${each.key}"
+  type        = var.domain_type
+  vcpu        = each.value.cpus
+  memory      = each.value.memory_mib
+  memory_unit = "MiB"
+  running     = true
+
+  os = {
+    type         = "hvm"
+    type_arch    = "x86_64"
+    type_machine = "q35"
+  }
+
+  devices = {
+    # Debian's cloud kernel has no driver for the SATA controller of this machine type.
+    controllers = [
+      {
+        type  = "scsi"
+        model = "virtio-scsi"
+      }
+    ]
+
+    disks = [
+      {
+        source = {
+          volume = {
+            pool   = libvirt_volume.root[each.key].pool
+            volume = libvirt_volume.root[each.key].name
+          }
+        }
+        target = {
+          dev = "vda"
+          bus = "virtio"
+        }
+        driver = {
+          type = "qcow2"
+        }
+      },
+      {
+        device = "cdrom"
+        source = {
+          volume = {
+            pool   = libvirt_volume.seed[each.key].pool
+            volume = libvirt_volume.seed[each.key].name
+          }
+        }
+        target = {
+          dev = "sda"
+          bus = "scsi"
+        }
+      }
+    ]
+
+    interfaces = [
+      for index, mac in each.value.macs : {
+        model = {
+          type = "virtio"
+        }
+        mac = {
+          address = mac
+        }
+        source = {
+          bridge = {
+            bridge = var.bridges[index]
+          }
+        }
+      }
+    ]
+
+    consoles = [
+      {
+        target = {
+          type = "serial"
+          port = 0
+        }
+      }
+    ]
+  }
+
+  lifecycle {
+    replace_triggered_by = [terraform_data.seed[each.key]]
+  }
+}

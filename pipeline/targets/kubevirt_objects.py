@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which objects are an image, and a node, to KubeVirt and CDI?
+
+Pure: settings and specs in, JSON out. Fields as in KubeVirt's and CDI's own API reference
+(kubevirt.io/v1, cdi.kubevirt.io/v1beta1).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kubekiln.errors import KubekilnError
+from pipeline.targets.kubeapi import SECRET, Kind, Object
+from pipeline.targets.platform import (
+    TAG_PREFIX,
+    DiskImage,
+    Instance,
+    InstanceSpec,
+    InstanceState,
+    RemoteImage,
+)
+
+if TYPE_CHECKING:
+    from pipeline.targets.kubevirt_settings import Settings
+
+MACHINE = Kind("kubevirt.io", "v1", "virtualmachines", "VirtualMachine")
+VOLUME = Kind("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume")
+TOKEN = Kind("upload.cdi.kubevirt.io", "v1beta1", "uploadtokenrequests", "UploadTokenRequest")
+NETWORK = Kind(
+    "k8s.cni.cncf.io", "v1", "network-attachment-definitions", "NetworkAttachmentDefinition"
+)
+IMAGE, SHA256 = f"{TAG_PREFIX}-image", f"{TAG_PREFIX}-sha256"
+CLUSTER, NODE, PAYLOAD = (f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload"))
+_ROLE, _MADE, _ADDRESSES = (f"{TAG_PREFIX}-{what}" for what in ("role", "made", "addresses"))
+
+# A label takes 63 characters; the whole digest is an annotation.
+_LABEL_DIGITS = 32
+# The name is that of the guest's serial console and of labels: RFC 1123, at most 63 characters.
+_LONGEST_NAME = 63
+# https://kubernetes.io/docs/concepts/configuration/secret/: 1 MiB of data.
+_LARGEST_SECRET = 1 << 20
+_STATES: Mapping[str, InstanceState] = {
+    "Running": "running", "Migrating": "running", "Paused": "running",
+    "Stopped": "stopped",
+    "Stopping": "failed", "Terminating": "failed", "DataVolumeError": "failed",
+}  # fmt: skip
+# Of `printableStatus`; whatever else it says, the machine is on its way: what holds it up (a full
+# host, a volume that waits) isn't cured by making it again.
+
+
+def image_volume(settings: Settings, image: DiskImage) -> Object:
+    """Describe the volume that an image is uploaded to; it doesn't count as whole yet."""
+    return {
+        "apiVersion": f"{VOLUME.group}/{VOLUME.version}",
+        "kind": VOLUME.kind,
+        "metadata": {
+            "name": image.remote_name,
+            "labels": {IMAGE: image.digest[:_LABEL_DIGITS]},
+            "annotations": {
+                # Nobody consumes an image, so nothing else would bind its volume.
+                "cdi.kubevirt.io/storage.bind.immediate.requested": "true",
+                # Where CDI collects finished DataVolumes, this one carries our digest.
+                "cdi.kubevirt.io/storage.deleteAfterCompletion": "false",
+            },
+        },
+        "spec": {"source": {"upload": {}}, "storage": _storage(settings, image.virtual_size)},
+    }
+
+
+def whole(image: DiskImage) -> Object:
+    """Describe the change that makes an uploaded volume count as whole."""
+    return {"metadata": {"annotations": {IMAGE: image.digest, SHA256: image.sha256}}}
+
+
+def is_of_ours(volume: Object, image: DiskImage) -> bool:
+    """Tell whether a volume was made for this image, finished or not."""
+    labels = volume["metadata"].get("labels") or {}
+    return bool(labels.get(IMAGE) == image.digest[:_LABEL_DIGITS])
+
+
+def is_whole(volume: Object, image: DiskImage) -> bool:
+    """Tell whether a volume holds all of exactly this image."""
+    marks = volume["metadata"].get("annotations") or {}
+    same = (marks.get(IMAGE), marks.get(SHA256)) == (image.digest, image.sha256)
+    return same and phase_of(volume) == "Succeeded" and not is_going(volume)
+
+
+def phase_of(volume: Object) -> str:
+    """Give how far CDI is with a volume."""
+    return str((volume.get("status") or {}).get("phase") or "")
+
+
+def is_going(found: Object) -> bool:
+    """Tell whether an object is being removed."""
+    return "deletionTimestamp" in found["metadata"]
+
+
+def seed_secret(spec: InstanceSpec, machine: Object) -> Object:
+    """Describe the secret that a machine's cloud-init reads; it goes with the machine.
+
+    Not compressed: KubeVirt carries it as text. Raises KubekilnError if it is too large.
+    """
+    data = {"userdata": (spec.seed_dir / "user-data").read_bytes(),
+            "networkdata": spec.network_config.reveal()}  # fmt: skip
+    size = sum(len(content) for content in data.values())
+    if size > _LARGEST_SECRET:
+        raise KubekilnError(
+            f"{spec.node}: user-data is {size:,} bytes, a Kubernetes Secret takes 1,048,576",
+            hint="preload more into the image; `kubekiln cluster explain` shows the largest files",
+        )
+    owner = {"apiVersion": machine["apiVersion"], "kind": machine["kind"],
+             "name": machine["metadata"]["name"], "uid": machine["metadata"]["uid"],
+             "controller": True, "blockOwnerDeletion": True}  # fmt: skip
+    return {
+        "apiVersion": SECRET.version,
+        "kind": SECRET.kind,
+        "metadata": {"name": spec.name, "labels": spec.tags, "ownerReferences": [owner]},
+        "data": {name: base64.b64encode(content).decode() for name, content in data.items()},
+    }
+
+
+def machine(settings: Settings, spec: InstanceSpec, image: RemoteImage) -> Object:
+    """Describe a node's machine, powered off: its secret can't be there before it.
+
+    Raises KubekilnError where its name is too long, or it has more cards than there are networks.
+    """
+    if len(spec.name) > _LONGEST_NAME:
+        hint = "a shorter name of the cluster, or of the node"
+        raise KubekilnError(f"{spec.name} has more than {_LONGEST_NAME} characters", hint=hint)
+    if len(spec.macs) > len(settings.networks):
+        what = f"{spec.node} has {len(spec.macs)} cards, `networks` names {len(settings.networks)}"
+        raise KubekilnError(what, hint="give a network for each card in the target's file")
+    size = max(spec.disk_gib << 30, 1 << 30)
+    source = {"pvc": {"name": image.name, "namespace": image.id.partition("/")[0]}}
+    volume = {"metadata": {"name": spec.name, "labels": spec.tags},
+              "spec": {"source": source, "storage": _storage(settings, size)}}  # fmt: skip
+    labels = {**spec.tags, _ROLE: spec.role}
+    return {
+        "apiVersion": f"{MACHINE.group}/{MACHINE.version}",
+        "kind": MACHINE.kind,
+        "metadata": {
+            "name": spec.name,
+            "labels": labels,
+            "annotations": {_ADDRESSES: ",".join(spec.addresses)},
+        },
+        "spec": {
+            "runStrategy": "Halted",
+            "dataVolumeTemplates": [volume],
+            "template": {"metadata": {"labels": labels}, "spec": _guest(settings, spec)},
+        },
+    }
+
+
+def powered_on() -> Object:
+    """Describe the change that completes a machine, and starts it."""
+    return {"metadata": {"annotations": {_MADE: "true"}}, "spec": {"runStrategy": "Always"}}
+
+
+def as_instance(found: Object, namespace: str) -> Instance:
+    """Read a machine of ours."""
+    about, status = found["metadata"], found.get("status") or {}
+    marks, labels = about.get("annotations") or {}, about["labels"]
+    printed = str(status.get("printableStatus") or "Starting")
+    state: InstanceState = _STATES.get(printed, "starting")
+    if found["spec"].get("runStrategy") == "Halted":
+        state = "stopped"
+    if is_going(found) or marks.get(_MADE) != "true":
+        state = "failed"
+    return Instance(
+        id=f"{namespace}/{about['name']}",
+        cluster=labels[CLUSTER],
+        node=labels[NODE],
+        payload=labels.get(PAYLOAD, ""),
+        state=state,
+        addresses=tuple(filter(None, marks.get(_ADDRESSES, "").split(","))),
+        detail=_detail(printed, status),
+    )
+
+
+def _detail(printed: str, status: Mapping[str, Any]) -> str:
+    """Say what KubeVirt says: its word for the state, and what holds the machine up."""
+    bad = {"Failure": "True", "Ready": "False"}
+    said = {c["type"]: c.get("message") for c in status.get("conditions") or ()
+            if bad.get(c["type"]) == c.get("status")}  # fmt: skip
+    why = said.get("Failure") or said.get("Ready")
+    return f"{printed}: {why}" if why else printed
+
+
+def _guest(settings: Settings, spec: InstanceSpec) -> dict[str, Any]:
+    cards = list(zip(spec.macs, settings.networks, strict=False))
+    names = [f"net{number}" for number in range(len(cards))]
+    disk = {"bus": "virtio"}  # Debian's cloud kernel has no driver for a SATA CD-ROM
+    guest: dict[str, Any] = {
+        "domain": {
+            "cpu": {"cores": spec.cpus,
+                    **({"model": settings.cpu_model} if settings.cpu_model else {})},
+            "memory": {"guest": f"{spec.memory_mib}Mi"},
+            "firmware": {"bootloader": _BOOTLOADERS[settings.firmware]},
+            "devices": {
+                "disks": [{"name": "root", "disk": disk, "bootOrder": 1},
+                          {"name": "seed", "disk": disk}],
+                "interfaces": [{"name": name, "macAddress": mac, settings.binding: {}}
+                               for name, (mac, _) in zip(names, cards, strict=True)],
+                "logSerialConsole": True,
+                "rng": {},
+            },
+        },
+        "hostname": spec.node,
+        "networks": [{"name": name, "multus": {"networkName": network}}
+                     for name, (_, network) in zip(names, cards, strict=True)],
+        "volumes": [
+            {"name": "root", "dataVolume": {"name": spec.name}},
+            {"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": spec.name},
+                                                  "networkDataSecretRef": {"name": spec.name}}},
+        ],
+    }  # fmt: skip
+    optional = {"evictionStrategy": settings.eviction, "nodeSelector": settings.node_selector,
+                "affinity": _affinity(settings, spec)}  # fmt: skip
+    return {**guest, **{key: value for key, value in optional.items() if value}}
+
+
+_BOOTLOADERS: Mapping[str, Object] = {"bios": {"bios": {}}, "efi": {"efi": {"secureBoot": False}}}
+
+
+def _affinity(settings: Settings, spec: InstanceSpec) -> dict[str, Any]:
+    if settings.spread == "no":
+        return {}
+    alike = {"matchLabels": {CLUSTER: spec.cluster, _ROLE: spec.role}}
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": alike}
+    rule = {
+        "preferred": {"preferredDuringSchedulingIgnoredDuringExecution":
+                      [{"weight": 100, "podAffinityTerm": term}]},
+        "required": {"requiredDuringSchedulingIgnoredDuringExecution": [term]},
+    }[settings.spread]  # fmt: skip
+    return {"podAntiAffinity": rule}
+
+
+def _storage(settings: Settings, size: int) -> dict[str, Any]:
+    chosen = {"storageClassName": settings.storage_class,
+              "accessModes": [settings.access_mode] if settings.access_mode else None}  # fmt: skip
+    return {"resources": {"requests": {"storage": str(size)}},
+            **{key: value for key, value in chosen.items() if value}}  # fmt: skip

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does a node run as a QEMU machine of a libvirt daemon, here or elsewhere?
+
+Everything goes over libvirt's connection. A machine is a domain `<cluster>-<node>` with our tags in
+its metadata, defined last, and three volumes `kubekiln_<cluster>_<node>_…`, by whose names what was
+half made is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kubekiln.errors import KubekilnError, Problem
+from pipeline.targets.libvirt_checks import find_problems, host_of
+from pipeline.targets.libvirt_connection import LOG_HINT, Connection, libvirt_module
+from pipeline.targets.libvirt_domain import Files, check_cards, domain_xml
+from pipeline.targets.libvirt_images import drop_image, find_image, image_volume, upload_image
+from pipeline.targets.libvirt_machines import (
+    CONSOLE,
+    DISK,
+    SEED,
+    drop_volumes,
+    end,
+    find_domain,
+    find_made,
+    half_made,
+    instance_of,
+    power_on,
+    start_new,
+    volume_prefix,
+)
+from pipeline.targets.libvirt_settings import Settings as Settings
+from pipeline.targets.libvirt_volumes import (
+    drop_volume,
+    find_volume,
+    make_empty,
+    make_layer,
+    read_bytes,
+    refresh,
+    send_bytes,
+    volume_names,
+)
+from pipeline.targets.platform import (
+    Advance,
+    DiskImage,
+    FormatName,
+    Instance,
+    InstanceSpec,
+    RemoteImage,
+    TransientError,
+)
+
+_GIB = 1 << 30
+_MACHINE_LOG = (
+    "QEMU's own words are in {}.log on the daemon's host, below /var/log/libvirt/qemu or, of a "
+    "session, ~/.cache/libvirt/qemu/log"
+)
+
+
+class LibvirtPlatform:
+    """Machines of one daemon; disks, seeds and consoles in one of its storage pools."""
+
+    type = "libvirt"
+    format: FormatName = "qcow2"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link = Connection(settings.uri)
+
+    def problems(self) -> list[Problem]:
+        """Say whether there is no daemon, no pool of files, or not one of the networks."""
+        try:
+            with self._link.asked("look at the daemon") as connection:
+                return list(find_problems(connection, self._settings))
+        except KubekilnError as error:
+            return list(error.problems)
+
+    def find_image(self, image: DiskImage) -> RemoteImage | None:
+        """Look for an image that was read back whole."""
+        with self._pool(f"look for {image.remote_name}") as (connection, pool):
+            return find_image(connection, pool, image)
+
+    def upload(self, image: DiskImage, advance: Advance) -> RemoteImage:
+        """Send the image, going on where an earlier upload ended; then read it back.
+
+        What was sent stays for the next attempt if that may get further, else it is removed.
+        """
+        try:
+            with self._pool(f"upload {image.remote_name}") as (connection, pool):
+                return upload_image(connection, pool, image, advance)
+        except TransientError:
+            raise
+        except KubekilnError:
+            with contextlib.suppress(KubekilnError), self._pool("clear up") as (_, pool):
+                drop_volume(pool, image_volume(image))
+            raise
+
+    def delete_image(self, image: RemoteImage) -> None:
+        """Remove an image on which no machine's disk is a layer."""
+        with self._pool(f"remove {image.name}") as (_, pool):
+            drop_image(pool, image.id)
+
+    def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
+        """List the domains with our tags, and volumes of ours that have no domain."""
+        with self._pool("list machines") as (connection, pool):
+            refresh(pool)
+            known = [*half_made(pool), *map(instance_of, connection.listAllDomains(0))]
+        found = {(one.cluster, one.node): one for one in known if one}
+        return [found[key] for key in sorted(found) if cluster in (None, key[0])]
+
+    def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
+        """Make disk, seed and domain, in that order, and start it; or start the one that is there.
+
+        A domain that can't be started at first is undefined again: its definition may be why.
+        """
+        check_cards(spec, self._settings)
+        hint = _MACHINE_LOG.format(spec.name)
+        with self._pool(f"make {spec.name}", hint=hint) as (connection, pool):
+            domain = find_made(connection, spec)
+            if domain is None:
+                domain = self._define(connection, pool, spec, image)
+                start_new(domain)
+            power_on(domain)
+            made = instance_of(domain)
+        if made is None:
+            raise TransientError(f"{spec.name} went while it was made")
+        return made
+
+    def start(self, instance: Instance) -> None:
+        """Start, resume or wake the domain."""
+        hint = _MACHINE_LOG.format(instance.id)
+        with self._link.asked(f"start {instance.id}", hint=hint) as connection:
+            power_on(connection.lookupByName(instance.id))
+
+    def read_console(self, instance: Instance) -> str | None:
+        """Read the machine's console since it was last started."""
+        first = volume_prefix(instance.cluster, instance.node) + CONSOLE
+        with self._pool(f"read the console of {instance.id}", instance) as (connection, pool):
+            names = sorted((n for n in volume_names(pool) if n.startswith(first)), reverse=True)
+            volumes = [find_volume(pool, name) for name in names]
+            parts = [read_bytes(connection, volume) for volume in volumes if volume]
+        return b"".join(parts).decode(errors="replace")
+
+    def delete(self, instance: Instance) -> None:
+        """Remove the domain, with its firmware's variables, and then its volumes."""
+        with self._pool(f"remove {instance.id}", instance) as (connection, pool):
+            domain = find_domain(connection, instance.cluster, instance.node)
+            if domain is not None:
+                end(domain)
+            drop_volumes(pool, instance.cluster, instance.node)
+
+    @contextlib.contextmanager
+    def _pool(
+        self, to: str, of: Instance | None = None, *, hint: str = LOG_HINT
+    ) -> Iterator[tuple[Any, Any]]:
+        name = of.extra.get("pool", self._settings.pool) if of else self._settings.pool
+        with self._link.asked(to, hint=hint) as connection:
+            yield connection, connection.storagePoolLookupByName(name)
+
+    def _define(self, connection: Any, pool: Any, spec: InstanceSpec, image: RemoteImage) -> Any:
+        base, size = find_volume(pool, image.id), spec.disk_gib * _GIB
+        if base is None:
+            raise KubekilnError(
+                f"{image.id} is not in storage pool {pool.name()} any more",
+                hint="`kubekiln upload` brings it there",
+            )
+        if (needed := base.info()[1]) > size:
+            raise KubekilnError(
+                f"{spec.node} has a disk of {spec.disk_gib} GiB, the image one of "
+                f"{needed / _GIB:g} GiB",
+                hint="give the node a larger `disk_gib`",
+            )
+        drop_volumes(pool, spec.cluster, spec.node)
+        prefix = volume_prefix(spec.cluster, spec.node)
+        disk = make_layer(pool, prefix + DISK, on=base, size=size)
+        seed = make_empty(pool, prefix + SEED)
+        send_bytes(connection, seed, spec.seed_iso.read_bytes())
+        console = make_empty(pool, prefix + CONSOLE)
+        files = Files(disk.path(), seed.path(), console.path())
+        tags = {
+            "cluster": spec.cluster, "node": spec.node, "payload": spec.payload,
+            "image": image.name, "pool": pool.name(), "addresses": " ".join(spec.addresses),
+        }  # fmt: skip
+        xml = domain_xml(spec, self._settings, files, host_of(connection, self._settings), tags)
+        domain = connection.defineXMLFlags(xml, libvirt_module().VIR_DOMAIN_DEFINE_VALIDATE)
+        if self._settings.autostart:
+            domain.setAutostart(1)
+        return domain
+
+
+def connect(settings: Settings) -> LibvirtPlatform:
+    """Make the platform of these settings."""
+    return LibvirtPlatform(settings)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is a node as a virtual machine of vSphere: its hardware, what cloud-init is given, its tags?
+
+Nothing here asks a server: what is there goes in, what is to be changed comes out.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from pyVmomi import vim
+
+from kubekiln.errors import KubekilnError
+from pipeline.targets.platform import TAG_PREFIX, DiskImage, InstanceSpec
+
+CLUSTER, NODE, ROLE, PAYLOAD = (
+    f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "role", "payload")
+)
+IMPORT, IMAGE, SHA256 = (f"{TAG_PREFIX}-{what}" for what in ("import", "image", "sha256"))
+CONSOLE_FILE = "console.log"
+USER_DATA_LIMIT = 64 * 1024
+"""Of a guestinfo value, encoded: no message between a guest and its host is longer
+(GUESTMSG_MAX_IN_SIZE in open-vm-tools)."""
+
+_GIB = 1 << 30
+_ENCODING = "gzip+base64"
+_NOTE = "Made by kubekiln, which finds it by these lines:"
+_TAG = re.compile(rf"^({TAG_PREFIX}-[a-z0-9]+): (\S+)\s*$", re.MULTILINE)
+
+
+def note(tags: Mapping[str, str]) -> str:
+    """Write tags as an annotation, which every vSphere has and shows."""
+    return "\n".join([_NOTE, *(f"{key}: {value}" for key, value in tags.items())])
+
+
+def read_note(annotation: str | None) -> dict[str, str]:
+    """Read the tags of an annotation, whatever else somebody wrote there."""
+    return dict(_TAG.findall(annotation or ""))
+
+
+def image_tags(image: DiskImage) -> dict[str, str]:
+    """Name what an image was baked from, and the file that was uploaded."""
+    return {IMAGE: image.digest, SHA256: image.sha256}
+
+
+def import_tags(image: DiskImage) -> dict[str, str]:
+    """Tag an image that is being uploaded: it is ours, and doesn't count."""
+    return {IMPORT: image.digest}
+
+
+def unfinished_tags(spec: InstanceSpec) -> dict[str, str]:
+    """Tag a machine that is being made: without the payload, which its last change gives it."""
+    return {CLUSTER: spec.cluster, NODE: spec.node, ROLE: spec.role}
+
+
+def finished_tags(spec: InstanceSpec) -> dict[str, str]:
+    """Tag a machine that only has to be powered on."""
+    return {**unfinished_tags(spec), PAYLOAD: spec.payload}
+
+
+def guest_info(spec: InstanceSpec) -> dict[str, str]:
+    """Give what cloud-init's DataSourceVMware reads, by key; raises KubekilnError if it's too long.
+
+    The network's configuration is a part of the metadata there.
+    """
+    user_data = spec.user_data.reveal()
+    meta_data = gzip.compress(json.dumps(_metadata(spec)).encode(), 9, mtime=0)
+    values = {}
+    for key, content in (("userdata", user_data), ("metadata", meta_data)):
+        value = base64.b64encode(content).decode()
+        if len(value) > USER_DATA_LIMIT:
+            raise KubekilnError(
+                f"guestinfo.{key} of {spec.node} is {len(value)} bytes long (gzip, base64), "
+                f"{USER_DATA_LIMIT} are possible",
+                hint="P-256 keys are shorter than RSA, and images need not be in user-data; else "
+                "attach the node's seed.iso by hand",
+            )
+        values[f"guestinfo.{key}"] = value
+        values[f"guestinfo.{key}.encoding"] = _ENCODING
+    return values
+
+
+def _metadata(spec: InstanceSpec) -> dict[str, Any]:
+    about: dict[str, Any] = yaml.safe_load(spec.meta_data.reveal()) or {}
+    network: dict[str, Any] = yaml.safe_load(spec.network_config.reveal()) or {}
+    return {**about, "network": network.get("network", network)}
+
+
+FORGOTTEN = {"guestinfo.userdata": "", "guestinfo.userdata.encoding": ""}
+"""What makes vCenter forget user-data. The metadata stays: cloud-init knows the instance by it."""
+
+
+def options(values: Mapping[str, str]) -> list[vim.option.OptionValue]:
+    """Write settings as vSphere's `extraConfig`."""
+    return [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
+
+
+def finish(
+    spec: InstanceSpec,
+    devices: Iterable[vim.vm.device.VirtualDevice],
+    networks: Sequence[vim.vm.device.VirtualDevice.BackingInfo],
+    console: str | None,
+) -> vim.vm.ConfigSpec:
+    """Change a clone into the node: all at once, so that its tags are there with all the rest."""
+    there = list(devices)
+    changes = [*_grown(spec, there), *_cards(spec, there, networks)]
+    extra = guest_info(spec)
+    if console:
+        changes.append(_console(console))
+        # Else a machine that is started again waits for somebody to say what becomes of the file.
+        extra["answer.msg.serial.file.open"] = "Append"
+    return vim.vm.ConfigSpec(
+        numCPUs=spec.cpus, memoryMB=spec.memory_mib, deviceChange=changes,
+        extraConfig=options(extra), annotation=note(finished_tags(spec)),
+    )  # fmt: skip
+
+
+def console_of(devices: Iterable[vim.vm.device.VirtualDevice]) -> str | None:
+    """Name the file that a machine's console is written to, wherever it was made."""
+    for device in devices:
+        backing = device.backing
+        if isinstance(
+            backing, vim.vm.device.VirtualSerialPort.FileBackingInfo
+        ) and backing.fileName.endswith(f"/{CONSOLE_FILE}"):
+            return str(backing.fileName)
+    return None
+
+
+def disk_size(devices: Iterable[vim.vm.device.VirtualDevice]) -> int:
+    """Give the size of a machine's disk in bytes."""
+    return sum(_capacity(disk) for disk in _disks(devices))
+
+
+def check_cards(spec: InstanceSpec, networks: int) -> None:
+    """Raise KubekilnError if the node has a card for which the target names no network."""
+    if len(spec.macs) > networks:
+        raise KubekilnError(
+            f"{spec.node} has {len(spec.macs)} network cards, and the target names {networks} "
+            "networks",
+            where="networks",
+            hint="name a port group for each card, the node network's first",
+        )
+
+
+def check_size(spec: InstanceSpec, size: int) -> None:
+    """Raise KubekilnError if the node's disk is to be smaller than the image's."""
+    if spec.disk_gib * _GIB < size:
+        raise KubekilnError(
+            f"{spec.node} gets a disk of {spec.disk_gib} GiB, and the image's has "
+            f"{size / _GIB:.1f} GiB",
+            hint=f"give it `disk_gib: {-(-size // _GIB)}` or more",
+        )
+
+
+def _disks(devices: Iterable[vim.vm.device.VirtualDevice]) -> list[vim.vm.device.VirtualDisk]:
+    return [one for one in devices if isinstance(one, vim.vm.device.VirtualDisk)]
+
+
+def _capacity(disk: vim.vm.device.VirtualDisk) -> int:
+    return int(disk.capacityInBytes or disk.capacityInKB * 1024)
+
+
+def _grown(
+    spec: InstanceSpec, devices: Iterable[vim.vm.device.VirtualDevice]
+) -> list[vim.vm.device.VirtualDeviceSpec]:
+    return [
+        _change("edit", _grown_disk(disk, spec.disk_gib))
+        for disk in _disks(devices)
+        if _capacity(disk) < spec.disk_gib * _GIB
+    ]
+
+
+def _grown_disk(disk: vim.vm.device.VirtualDisk, gib: int) -> vim.vm.device.VirtualDisk:
+    return vim.vm.device.VirtualDisk(
+        key=disk.key, controllerKey=disk.controllerKey, unitNumber=disk.unitNumber,
+        backing=disk.backing, capacityInBytes=gib * _GIB, capacityInKB=gib * (_GIB >> 10),
+    )  # fmt: skip
+
+
+def _cards(
+    spec: InstanceSpec,
+    devices: Iterable[vim.vm.device.VirtualDevice],
+    networks: Sequence[vim.vm.device.VirtualDevice.BackingInfo],
+) -> list[vim.vm.device.VirtualDeviceSpec]:
+    """Replace the template's cards by the node's, with its own addresses, in its own order."""
+    old = [one for one in devices if isinstance(one, vim.vm.device.VirtualEthernetCard)]
+    changes = [_change("remove", card) for card in old]
+    for number, (mac, network) in enumerate(zip(spec.macs, networks, strict=False), 1):
+        card = vim.vm.device.VirtualVmxnet3(
+            key=-number, backing=network, addressType="manual", macAddress=mac,
+            connectable=vim.vm.device.VirtualDevice.ConnectInfo(
+                startConnected=True, allowGuestControl=True, connected=True
+            ),
+        )  # fmt: skip
+        changes.append(_change("add", card))
+    return changes
+
+
+def _console(path: str) -> vim.vm.device.VirtualDeviceSpec:
+    backing = vim.vm.device.VirtualSerialPort.FileBackingInfo(fileName=path)
+    port = vim.vm.device.VirtualSerialPort(key=-100, yieldOnPoll=True, backing=backing)
+    return _change("add", port)
+
+
+def _change(operation: str, device: vim.vm.device.VirtualDevice) -> vim.vm.device.VirtualDeviceSpec:
+    return vim.vm.device.VirtualDeviceSpec(operation=operation, device=device)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where in a vCenter's inventory do images and machines go?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pyVmomi import vim
+
+from kubekiln.errors import KubekilnError, Problem
+from pipeline.targets.vsphere_session import Session
+
+if TYPE_CHECKING:
+    from pipeline.targets.vsphere import Settings
+
+Thing = TypeVar("Thing", bound=vim.ManagedEntity)
+Backing = vim.vm.device.VirtualDevice.BackingInfo
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a target's file names, as the vCenter knows it."""
+
+    datacenter: vim.Datacenter
+    pool: vim.ResourcePool
+    folder: vim.Folder
+    template_folder: vim.Folder
+    datastore: vim.Datastore
+    networks: tuple[vim.Network, ...]
+    cluster: vim.ClusterComputeResource | None
+
+    def backings(self) -> list[Backing]:
+        """Say how a network card is plugged into each of the networks."""
+        return [backing_of(network) for network in self.networks]
+
+
+def find_places(session: Session, settings: Settings) -> Places:
+    """Look up all that the settings name; raises KubekilnError with all that isn't there."""
+    search = _Search(session)
+    at = f"/{settings.datacenter}"
+    datacenter = search.find(at, vim.Datacenter, "datacenter")
+    if datacenter is None:
+        raise KubekilnError.of(search.problems)
+    resource = search.find(f"{at}/host/{settings.cluster}", vim.ComputeResource, "cluster")
+    inside = f"{at}/host/{settings.cluster}/Resources/{settings.resource_pool}".rstrip("/")
+    pool = search.find(inside, vim.ResourcePool, "resource_pool") if resource else None
+    folder = search.find(f"{at}/vm/{settings.folder}", vim.Folder, "folder")
+    templates = search.find(
+        f"{at}/vm/{settings.template_folder or settings.folder}", vim.Folder, "template_folder"
+    )
+    datastore = search.find(f"{at}/datastore/{settings.datastore}", vim.Datastore, "datastore")
+    networks = [
+        search.find(f"{at}/network/{name}", vim.Network, f"networks[{index}]")
+        for index, name in enumerate(settings.networks)
+    ]
+    if search.problems:
+        raise KubekilnError.of(search.problems)
+    assert pool and folder and templates and datastore
+    return Places(
+        datacenter, pool, folder, templates, datastore,
+        tuple(network for network in networks if network),
+        resource if isinstance(resource, vim.ClusterComputeResource) else None,
+    )  # fmt: skip
+
+
+class _Search:
+    """Finds by inventory path, and keeps what it doesn't find."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.problems: list[Problem] = []
+
+    def find(self, path: str, kind: type[Thing], key: str) -> Thing | None:
+        """Find a thing of a kind; None, and a problem, if there is none."""
+        path = path.rstrip("/")
+        found = self._session.search.FindByInventoryPath(path.lstrip("/"))
+        if isinstance(found, kind):
+            return found
+        what = f"{self._session.access.host} has no {kind.__name__.rpartition('.')[2]} {path}"
+        parent = path.rpartition("/")[0] or "/"
+        self.problems.append(Problem(what, key, f"`govc ls -l {parent}` shows what is there"))
+        return None
+
+
+def backing_of(network: vim.Network) -> Backing:
+    """Say how a network card is plugged into a port group, a switch's own network or NSX's."""
+    if isinstance(network, vim.dvs.DistributedVirtualPortgroup):
+        switch = network.config.distributedVirtualSwitch
+        assert switch is not None
+        return vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(
+            port=vim.dvs.PortConnection(portgroupKey=network.key, switchUuid=switch.uuid)
+        )
+    if isinstance(network, vim.OpaqueNetwork):
+        summary = network.summary
+        assert isinstance(summary, vim.OpaqueNetwork.Summary)
+        return vim.vm.device.VirtualEthernetCard.OpaqueNetworkBackingInfo(
+            opaqueNetworkId=summary.opaqueNetworkId, opaqueNetworkType=summary.opaqueNetworkType
+        )
+    return vim.vm.device.VirtualEthernetCard.NetworkBackingInfo(
+        deviceName=network.name, network=network
+    )
