@@ -89,11 +89,7 @@ def spec(tmp_path: Path) -> InstanceSpec:
 
 
 def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> InstanceSpec:
-<<<<<<< HEAD
     """Describe a node with a rendered seed; card and address follow its number."""
-=======
-    """Describe a node with a rendered seed; its name ends with its number."""
->>>>>>> h-aws
     number = int(node.rpartition("-")[2])
     seed_dir = directory / node
     seed_dir.mkdir()
@@ -108,10 +104,6 @@ def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> In
     return InstanceSpec(
         cluster="lab", node=node, role="worker", seed_dir=seed_dir,
         seed_iso=seed_dir / "seed.iso", payload="0123456789abcdef",
-<<<<<<< HEAD
         macs=(f"52:54:00:aa:bb:{number:02x}",), addresses=(f"10.80.0.{10 + number}",),
-=======
-        macs=(f"52:54:00:aa:bb:{number:02}",), addresses=(f"10.80.0.{10 + number}",),
->>>>>>> h-aws
         cpus=1, memory_mib=256, disk_gib=1,
     )  # fmt: skip
