@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubekiln.errors import ConfigError
 from pipeline.targets.azure_settings import Settings
+from pipeline.targets.environment import tools_environment
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -79,7 +79,7 @@ def open_account(settings: Settings, pace: Pace) -> Account:
     # Without any handler the libraries' warnings would be printed between our own lines.
     logging.getLogger("azure").addHandler(logging.NullHandler())
     cloud = _CLOUDS[settings.cloud]
-    subscription = settings.subscription or default_subscription(os.environ, Path.home())
+    subscription = settings.subscription or default_subscription(tools_environment(), Path.home())
     credential = DefaultAzureCredential(authority=cloud.authority)
     arm: dict[str, Any] = {
         "base_url": settings.management_url,

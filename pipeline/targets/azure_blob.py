@@ -116,7 +116,7 @@ class _Sender:
         if _covered(part, self.there):
             self._compare(part, data)
         else:
-            self.blob.upload_page(data, part[0], len(data), validate_content=True)
+            self.blob.upload_page(data, part[0], len(data), validate_content="md5")
         return True
 
     def compare(self, part: Range) -> bool:

@@ -7,7 +7,6 @@ it; the seed goes along as a CD. See docs/platforms/proxmox.md.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import sha256_file
+from pipeline.targets.environment import tools_environment
 from pipeline.targets.platform import (
     Advance,
     DiskImage,
@@ -256,8 +256,9 @@ class ProxmoxPlatform:
 
     @cached_property
     def _api(self) -> Api:
-        host = find_endpoint(self._settings.endpoint, os.environ)
-        return Api(host, find_credentials(os.environ), self._settings.ca_file)
+        environ = tools_environment()
+        host = find_endpoint(self._settings.endpoint, environ)
+        return Api(host, find_credentials(environ), self._settings.ca_file)
 
 
 def connect(settings: Settings) -> ProxmoxPlatform:

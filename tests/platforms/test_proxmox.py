@@ -161,7 +161,7 @@ def test_a_machine_that_got_the_number_of_a_removed_one_is_left_alone(
 
     platform.delete(old)
 
-    assert [i.node for i in platform.list_instances()] == ["lab-2"]
+    assert [(i.node, i.state) for i in platform.list_instances()] == [("lab-2", "running")]
 
 
 def test_a_task_that_fails_says_why_and_what_helps(rig: ProxmoxRig, image: DiskImage) -> None:
