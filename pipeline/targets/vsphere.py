@@ -60,7 +60,7 @@ from pipeline.targets.vsphere_machine import (
     options,
     unfinished_tags,
 )
-from pipeline.targets.vsphere_places import Places, find_folder, find_places
+from pipeline.targets.vsphere_places import Places, find_folder, find_places, pick_host
 from pipeline.targets.vsphere_rules import keep_apart
 from pipeline.targets.vsphere_session import Session, session
 
@@ -265,6 +265,7 @@ class VSpherePlatform:
         policy = self._settings.storage_policy
         where = vim.vm.RelocateSpec(
             pool=places.pool, datastore=places.datastore, folder=places.folder,
+            host=pick_host(at, places),
             profile=[vim.vm.DefinedProfileSpec(profileId=policy)] if policy else [],
         )  # fmt: skip
         begun = vim.vm.ConfigSpec(annotation=note(unfinished_tags(spec)))

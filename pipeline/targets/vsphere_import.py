@@ -23,7 +23,7 @@ from pipeline.disk.ovf import Appliance, render_descriptor
 from pipeline.targets.platform import Advance, DiskImage
 from pipeline.targets.vsphere_errors import RAISED, of_fault
 from pipeline.targets.vsphere_machine import import_tags, note
-from pipeline.targets.vsphere_places import Places
+from pipeline.targets.vsphere_places import Places, pick_host
 from pipeline.targets.vsphere_session import Session
 
 _CHUNK = 1 << 20
@@ -45,7 +45,8 @@ def import_image(
     """
     _check_room(session, places, image)
     spec, device_id = _import_spec(session, places, image, hardware)
-    lease = places.pool.ImportVApp(spec, places.template_folder, None)
+    host = pick_host(session, places)
+    lease = places.pool.ImportVApp(spec, places.template_folder, host)
     try:
         machine = _fill(session, lease, device_id, Sending(image, advance))
         lease.Complete()

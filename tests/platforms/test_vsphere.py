@@ -22,6 +22,7 @@ from kubekiln.errors import IntegrityError, KubekilnError
 from pipeline.targets import vsphere_import
 from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, RemoteImage, TransientError
 from pipeline.targets.vsphere import VSpherePlatform
+from pipeline.targets.vsphere_session import Session
 from tests.platforms.conftest import make_spec
 from tests.platforms.rigs.rig import Trouble
 from tests.platforms.rigs.vsphere import FOLDER, VSphereRig
@@ -339,15 +340,57 @@ def test_masters_are_kept_apart_as_long_as_there_are_two(
 
 def rules(vcenter: VSphereRig) -> dict[str, set[str]]:
     with vcenter.session() as at:
-        cluster = at.search.FindByInventoryPath("DC0/host/DC0_C0")
-        assert isinstance(cluster, vim.ClusterComputeResource)
-        config = cluster.configurationEx
+        config = cluster_of(at).configurationEx
         assert isinstance(config, vim.cluster.ConfigInfoEx)
         return {
             str(rule.name): {machine._GetMoId() for machine in rule.vm}
             for rule in config.rule
             if isinstance(rule, vim.cluster.AntiAffinityRuleSpec) and rule.enabled
         }
+
+
+def test_without_drs_machines_go_to_the_hosts_with_the_fewest(
+    vcenter: VSphereRig, images: Images, tmp_path: Path
+) -> None:
+    switch_drs(vcenter, on=False)
+    platform = vcenter.connect()
+    image = upload(platform, images[0])
+
+    made = [platform.create(make_spec(tmp_path, f"lab-{n}"), image) for n in (1, 2)]
+
+    switch_drs(vcenter, on=True)
+    with vcenter.session() as at:
+        hosts = {at.machine(one.id).runtime.host for one in made}
+    assert len(hosts) == 2
+
+
+def test_without_drs_a_cluster_of_which_no_host_is_in_service_is_refused(
+    vcenter: VSphereRig, images: Images
+) -> None:
+    switch_drs(vcenter, on=False)
+    with vcenter.session() as at:
+        for host in cluster_of(at).host:
+            at.wait(host.EnterMaintenanceMode_Task(0, False, None))
+
+    with pytest.raises(KubekilnError, match="no host in service that reaches LocalDS_0"):
+        upload(vcenter.connect(), images[0])
+
+    with vcenter.session() as at:
+        for host in cluster_of(at).host:
+            at.wait(host.ExitMaintenanceMode_Task(0))
+    switch_drs(vcenter, on=True)
+
+
+def switch_drs(vcenter: VSphereRig, *, on: bool) -> None:
+    with vcenter.session() as at:
+        wanted = vim.cluster.ConfigSpecEx(drsConfig=vim.cluster.DrsConfigInfo(enabled=on))
+        at.wait(cluster_of(at).ReconfigureComputeResource_Task(wanted, True))
+
+
+def cluster_of(at: Session) -> vim.ClusterComputeResource:
+    cluster = at.search.FindByInventoryPath("DC0/host/DC0_C0")
+    assert isinstance(cluster, vim.ClusterComputeResource)
+    return cluster
 
 
 def test_all_that_a_target_names_and_is_not_there_is_said_at_once(vcenter: VSphereRig) -> None:
