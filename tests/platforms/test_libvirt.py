@@ -34,6 +34,9 @@ pytestmark = [
     pytest.mark.parametrize("server", ["libvirt"], indirect=True),
 ]  # fmt: skip
 
+# 11.3.0 (Debian 13). There the room is looked at before, and a daemon that died is a broken
+# connection; when it was started anew, the room is looked at again.
+DIES_OF_A_FULL_POOL = (11_003_000,)
 Images = tuple[DiskImage, DiskImage]
 WORDS = b"KUBEKILN phase=userdata t=1.0 node=lab-1\r\n"
 # Writes what follows it to COM1, and stops:
@@ -126,6 +129,8 @@ def test_holes_are_not_sent_and_arrive_as_zeros(daemon: LibvirtRig, tmp_path: Pa
 def test_a_pool_that_fills_up_in_the_middle_is_told_and_cleared(
     daemon: LibvirtRig, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if daemon.version in DIES_OF_A_FULL_POOL:
+        pytest.skip("this libvirt's daemon dies there (double free), of `virsh vol-upload` as well")
     monkeypatch.setattr(libvirt_images, "_check_room", lambda *_: None)
     platform = daemon.connect("full-storage")
 

@@ -138,6 +138,12 @@ class LibvirtRig:
         with self.link.asked("look at a domain") as connection:
             return ET.fromstring(connection.lookupByName(name).XMLDesc(0))
 
+    @property
+    def version(self) -> int:
+        """The daemon's own: major × 1,000,000 + minor × 1,000 + release."""
+        with self.link.asked("ask for the version") as connection:
+            return int(connection.getLibVersion())
+
     def leftovers(self) -> list[str]:
         with self.link.asked("list domains") as connection:
             domains = [domain.name() for domain in connection.listAllDomains(0)]
