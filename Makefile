@@ -56,7 +56,7 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
-.PHONY: fmt lint type fast check test e2e e2e-vm golden docs bench-render bench-bake bench-bootstrap
+.PHONY: fmt lint type fast check test platforms e2e e2e-vm golden docs bench-render bench-bake bench-bootstrap
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -72,13 +72,17 @@ fast: setup ## unit, golden, element and house tests; no network, no root
 check: setup ## lint + types + fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=3 lint type fast
 
-test: check ## everything: check, then bake and boot for real
-	@$(MAKE) --no-print-directory e2e
+test: check ## everything: check, then deliver, bake and boot for real
+	@$(MAKE) --no-print-directory platforms e2e
 
 # Without any cache the components compile for half an hour: no test is to wait for it.
 e2e: setup ## the bakes and boots alone
 	@$(KUBEKILN) image fetch
 	@$(PYTEST) -v tests/e2e
+
+platforms: setup ## image formats, and delivery to each platform's test server
+	@$(KUBEKILN) image fetch
+	@$(PYTEST) -v tests/platforms
 
 e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
 	@$(PYTEST) -v -m vm tests/e2e

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,22 @@ TOOLS: tuple[Tool, ...] = (
     Tool("ip", "iproute2", "gives container machines their own network", "nspawn"),
     Tool("/usr/share/ovmf/OVMF.fd", "ovmf", "boots a disk under UEFI in a test", "check"),
     Tool("dnsmasq", "dnsmasq-base", "gives addresses to machines in a test", "check"),
+    Tool("libvirtd", "libvirt-daemon", "the server that a target is tested on", "check"),
+    Tool(
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+        "libvirt-daemon-driver-qemu",
+        "lets libvirt run machines",
+        "check",
+    ),
+    Tool("/usr/include/libvirt/libvirt.h", "libvirt-dev", "builds libvirt's binding", "check"),
+    Tool("pkg-config", "pkg-config", "builds libvirt's binding", "check"),
+    Tool("gcc", "gcc", "builds libvirt's binding", "check"),
+    Tool(
+        f"{sysconfig.get_path('include')}/Python.h",
+        "python3-dev",
+        "builds libvirt's binding",
+        "check",
+    ),
     Tool("gpgv", "gpgv", "verifies signatures when a pin is made", "check"),
     Tool("openssl", "openssl", "checks certificates in tests", "check"),
     Tool("shellcheck", "shellcheck", "lints the elements", "check"),
