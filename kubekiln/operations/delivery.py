@@ -18,7 +18,17 @@ from kubekiln.operations.journal import Entry, Journal
 from kubekiln.operations.retrying import Patience
 from kubekiln.paths import Project
 from kubekiln.progress import say, step, transfer
-from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, Platform, RemoteImage
+from pipeline.targets.platform import (
+    DiskImage,
+    Instance,
+    InstanceSpec,
+    Platform,
+    RemoteImage,
+    TransientError,
+)
+
+# EC2, for one, lists a machine some seconds after it was made.
+_LATE_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Delivery:
         """
         cluster = specs[0].cluster
         with self._alone(cluster) as journal:
-            there = {found.node: found for found in self.instances(cluster)}
+            there = one_of_each(self.instances(cluster))
             refuse_changed(specs, there, cluster)
             unheard = {entry.node for entry in journal.unfinished()}
             makers = [
@@ -94,16 +104,27 @@ class Delivery:
     def destroy(self, cluster: str, nodes: Iterable[str] = ()) -> list[str]:
         """Remove a cluster's machines (or those named); gives the names of what was removed.
 
-        Looks again until none is left: a machine whose making nobody heard of may appear late.
+        Looks again until none is left: a machine whose making nobody heard of may appear late, so
+        for such a one it looks a few times more.
         """
-        wanted, removed = set(nodes), []
+        wanted, removed = set(nodes), dict[str, None]()
         with self._alone(cluster) as journal:
-            while found := [i for i in self.instances(cluster) if not wanted or i.node in wanted]:
-                self._all([(i.node, _remover(self, i, journal)) for i in found])
-                removed += [instance.node for instance in found]
+            unheard = {
+                entry.node
+                for entry in journal.unfinished()
+                if entry.event == "creating" and (not wanted or entry.node in wanted)
+            }
+            waits = self.patience.waits(_LATE_LOOKS)
+            while True:
+                there = self.instances(cluster)
+                if found := [i for i in there if not wanted or i.node in wanted]:
+                    self._all([(i.node, _remover(self, i, journal)) for i in found])
+                    removed.update(dict.fromkeys(instance.node for instance in found))
+                elif unheard <= removed.keys() or not next(waits, False):
+                    break
             if not wanted:
                 journal.forget()
-        return removed
+        return list(removed)
 
     def _all(self, acts: Sequence[tuple[str, Callable[[], Instance]]]) -> list[Instance]:
         done, problems = [], []
@@ -134,6 +155,28 @@ class Delivery:
             yield self.journal(cluster)
 
 
+def one_of_each(found: Iterable[Instance]) -> dict[str, Instance]:
+    """Give each node's machine, a failed one only if there is no other.
+
+    Raises if a node has two: which of them is in the cluster is nothing that we know.
+    """
+    there: dict[str, Instance] = {}
+    twice = []
+    for instance in sorted(found, key=lambda one: one.state != "failed"):
+        other = there.get(instance.node)
+        if other is not None and other.state != "failed":
+            twice.append(
+                Problem(
+                    f"{instance.node} is there twice: {other.id} and {instance.id}",
+                    hint="remove the one that isn't in the cluster with the platform's own tools",
+                )
+            )
+        there[instance.node] = instance
+    if twice:
+        raise KubekilnError.of(twice)
+    return there
+
+
 def refuse_changed(
     specs: Iterable[InstanceSpec], there: Mapping[str, Instance], cluster: str
 ) -> None:
@@ -152,6 +195,24 @@ def refuse_changed(
         raise KubekilnError.of(changed)
 
 
+def _make(
+    to: Delivery, spec: InstanceSpec, image: RemoteImage, found: Instance | None, again: bool
+) -> Instance:
+    there = found
+    if again:
+        there = one_of_each(
+            i for i in to.platform.list_instances(spec.cluster) if i.node == spec.node
+        ).get(spec.node)
+    if there is not None and there.state == "failed":
+        to.platform.delete(there)
+        there = None
+    if there is None:
+        return to.platform.create(spec, image)
+    if there.state == "stopped":
+        to.platform.start(there)
+    return there
+
+
 def _maker(
     to: Delivery,
     spec: InstanceSpec,
@@ -160,28 +221,22 @@ def _maker(
     journal: Journal,
     unheard: bool,
 ) -> Callable[[], Instance]:
-    def make(again: bool) -> Instance:
-        there = found
-        if again:
-            there = next((i for i in to.platform.list_instances(spec.cluster)
-                          if i.node == spec.node), None)  # fmt: skip
-        if there is not None and there.state == "failed":
-            to.platform.delete(there)
-            there = None
-        if there is None:
-            return to.platform.create(spec, image)
-        if there.state == "stopped":
-            to.platform.start(there)
-        return there
-
     def act() -> Instance:
         if found is not None and found.state not in ("failed", "stopped"):
             if unheard:
                 journal.write(Entry("created", spec.node, spec.payload, found.id))
             return found
         journal.write(Entry("creating", spec.node, spec.payload))
-        with step(f"Making {spec.name}"):
-            instance = to.patience.try_to(spec.name, make)
+        try:
+            with step(f"Making {spec.name}"):
+                instance = to.patience.try_to(
+                    spec.name, lambda again: _make(to, spec, image, found, again)
+                )
+        except TransientError:
+            raise  # it may be there
+        except KubekilnError:
+            journal.write(Entry("refused", spec.node, spec.payload))
+            raise
         journal.write(Entry("created", spec.node, spec.payload, instance.id))
         return instance
 

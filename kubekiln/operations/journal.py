@@ -22,7 +22,7 @@ from kubekiln.errors import KubekilnError
 from kubekiln.files import make_dir, storage_errors
 
 _LONGEST_LINE = 4096
-Event = Literal["creating", "created", "deleting", "deleted"]
+Event = Literal["creating", "created", "refused", "deleting", "deleted"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -35,6 +35,14 @@ class Patience:
     first_wait_s: float = 1.0
     longest_wait_s: float = 30.0
     ended: threading.Event = field(default_factory=threading.Event)
+
+    def waits(self, times: int) -> Iterator[bool]:
+        """Wait so many times, longer each time, for what may appear late."""
+        for attempt in range(times):
+            seconds = min(self.first_wait_s * 2**attempt, self.longest_wait_s)
+            if self.ended.wait(seconds):
+                return
+            yield True
 
     def try_to(self, what: str, act: Callable[[bool], T]) -> T:
         """Do something until it succeeds; raises its last TransientError when patience ends.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kubekiln.errors import IntegrityError
 from pipeline.disk.gzipped import gzip_stream
-from pipeline.disk.pieces import CHUNK, Piece
+from pipeline.disk.pieces import CHUNK, Piece, whole_chunks
 
 _MEMBER = "disk.raw"
 
@@ -49,7 +49,7 @@ def _archive(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
     about.size = size
     header = about.tobuf(tarfile.GNU_FORMAT)
     yield header
-    for piece in pieces:
+    for piece in whole_chunks(pieces):
         yield piece.content
     # Two empty blocks end an archive, which is a whole number of records.
     end = len(header) + size + 2 * tarfile.BLOCKSIZE

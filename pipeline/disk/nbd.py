@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import signal
 import socket
 import struct
 import tempfile
@@ -189,7 +190,8 @@ def _served(node: Node, connection: socket.socket, said: IO[bytes]) -> Iterator[
     try:
         yield
     finally:
-        end(server.pid, group=True)
+        # It only reads, and would first send all that it was asked for.
+        end(server.pid, group=True, how=signal.SIGKILL)
         server.wait()
 
 

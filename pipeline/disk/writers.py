@@ -23,6 +23,7 @@ from pipeline.disk.ova import read_ova, write_ova
 from pipeline.disk.ovf import Appliance
 from pipeline.disk.pieces import Piece, padded, require_same
 from pipeline.disk.roottar import check_root_tar, write_root_tar
+from pipeline.disk.vhd import settle_footer
 from pipeline.disk.vmdk import GRAIN, write_vmdk
 from pipeline.targets.platform import FormatName
 
@@ -80,6 +81,7 @@ def _write_vhd(source: Source, out: Path) -> None:
     with _storage_errors_of_tools(out):
         _run("qemu-img", "create", "-q", *options, out, str(source.size))
     _convert(source, out, "vpc", "-n", "--target-is-zero")
+    settle_footer(out, source.name)
 
 
 def _write_gce(source: Source, out: Path) -> None:

@@ -18,6 +18,7 @@ from pipeline.targets.platform import Platform, TargetSettings
 
 PLATFORMS: Mapping[str, str] = MappingProxyType(
     {
+        "aws": "pipeline.targets.aws",
         "azure": "pipeline.targets.azure",
         "file": "pipeline.targets.file",
         "kubevirt": "pipeline.targets.kubevirt",

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
@@ -84,11 +86,14 @@ class UploadProxy:
             )
 
     def _pool(self) -> urllib3.PoolManager:
-        pool = urllib3.PoolManager(
-            cert_reqs="CERT_REQUIRED", ca_certs=str(self.ca) if self.ca else None,
-            server_hostname=self.name, assert_hostname=self.name, timeout=_TIMEOUT,
-            blocksize=_CHUNK,
-        )  # fmt: skip
+        host = urlsplit(self.url).hostname or ""
+        through = None if proxy_bypass(host) else getproxies().get("https")
+        how: dict[str, Any] = {
+            "cert_reqs": "CERT_REQUIRED", "ca_certs": str(self.ca) if self.ca else None,
+            "server_hostname": self.name, "assert_hostname": self.name, "timeout": _TIMEOUT,
+            "blocksize": _CHUNK,
+        }  # fmt: skip
+        pool = urllib3.ProxyManager(through, **how) if through else urllib3.PoolManager(**how)
         pool.pool_classes_by_scheme = {"https": _Pool}
         return pool
 

@@ -60,7 +60,7 @@ from pipeline.targets.vsphere_machine import (
     options,
     unfinished_tags,
 )
-from pipeline.targets.vsphere_places import Places, find_places
+from pipeline.targets.vsphere_places import Places, find_folder, find_places, pick_host
 from pipeline.targets.vsphere_rules import keep_apart
 from pipeline.targets.vsphere_session import Session, session
 
@@ -100,6 +100,11 @@ class Settings(TargetSettings):
     task_minutes: int = Field(30, ge=1)
     """How long a task of the vCenter may take; copying a disk is the longest."""
 
+    @property
+    def folder_of_templates(self) -> str:
+        """Where templates are."""
+        return self.template_folder or self.folder
+
 
 class VSpherePlatform:
     """A vCenter; each act has a session of its own."""
@@ -127,7 +132,7 @@ class VSpherePlatform:
     def find_image(self, image: DiskImage) -> RemoteImage | None:
         """Look for a template whose annotation names what the image was baked from."""
         with self._session() as at:
-            folder = find_places(at, self._settings).template_folder
+            folder = find_folder(at, self._settings, self._settings.folder_of_templates)
             for machine, about in at.children(folder, vim.VirtualMachine, ABOUT):
                 if is_whole(about, image):
                     return image_of(machine, about)
@@ -166,7 +171,7 @@ class VSpherePlatform:
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List the machines in the folder whose annotation names a cluster and a node."""
         with self._session() as at:
-            folder = find_places(at, self._settings).folder
+            folder = find_folder(at, self._settings, self._settings.folder)
             found = [
                 instance_of(machine, about)
                 for machine, about in at.children(folder, vim.VirtualMachine, ABOUT)
@@ -260,6 +265,7 @@ class VSpherePlatform:
         policy = self._settings.storage_policy
         where = vim.vm.RelocateSpec(
             pool=places.pool, datastore=places.datastore, folder=places.folder,
+            host=pick_host(at, places),
             profile=[vim.vm.DefinedProfileSpec(profileId=policy)] if policy else [],
         )  # fmt: skip
         begun = vim.vm.ConfigSpec(annotation=note(unfinished_tags(spec)))

@@ -23,7 +23,7 @@ from pipeline.disk.ovf import Appliance, render_descriptor
 from pipeline.targets.platform import Advance, DiskImage
 from pipeline.targets.vsphere_errors import RAISED, of_fault
 from pipeline.targets.vsphere_machine import import_tags, note
-from pipeline.targets.vsphere_places import Places
+from pipeline.targets.vsphere_places import Places, pick_host
 from pipeline.targets.vsphere_session import Session
 
 _CHUNK = 1 << 20
@@ -32,6 +32,8 @@ _ANSWER_S = 300.0
 _RENEWALS = 5
 _KIND = "application/x-vnd.vmware-streamVmdk"
 _Lease = vim.HttpNfcLease
+# For a host that gives SHA-1 alone: that of what is sent, which must be the image.
+_FALLBACK = ("sha1", "sha256")
 
 
 def import_image(
@@ -43,7 +45,8 @@ def import_image(
     """
     _check_room(session, places, image)
     spec, device_id = _import_spec(session, places, image, hardware)
-    lease = places.pool.ImportVApp(spec, places.template_folder, None)
+    host = pick_host(session, places)
+    lease = places.pool.ImportVApp(spec, places.template_folder, host)
     try:
         machine = _fill(session, lease, device_id, Sending(image, advance))
         lease.Complete()
@@ -109,7 +112,8 @@ def _fill(
         raise about["error"]
     info: _Lease.Info = about["info"]
     (device,) = (one for one in info.deviceUrl if one.importKey == device_id)
-    _ask_for_sha256(lease, device)
+    if not _takes_sha256(lease, device):
+        sent.hashes = {name: hashlib.new(name, usedforsecurity=False) for name in _FALLBACK}
     with renewed(lease, info.leaseTimeout, sent.percent):
         _send(session, device, sent)
     _compare(lease, device, sent)
@@ -118,12 +122,11 @@ def _fill(
 
 
 class Sending:
-    """The bytes of an image as they are sent: counted, and hashed."""
+    """The bytes of an image as they are sent: counted, and hashed if the host can't as we do."""
 
     def __init__(self, image: DiskImage, advance: Advance) -> None:
         self.image = image
-        self.sha1 = hashlib.sha1(usedforsecurity=False)
-        self.sha256 = hashlib.sha256()
+        self.hashes: dict[str, hashlib._Hash] = {}
         self.done = 0
         self._advance = advance
 
@@ -131,8 +134,8 @@ class Sending:
         with self.image.path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
-                self.sha1.update(chunk)
-                self.sha256.update(chunk)
+                for one in self.hashes.values():
+                    one.update(chunk)
                 self.done += len(chunk)
                 self._advance(len(chunk))
 
@@ -205,29 +208,31 @@ def check_thumbprint(sock: Any, thumbprint: str, host: str) -> None:
         )
 
 
-def _ask_for_sha256(lease: vim.HttpNfcLease, device: _Lease.DeviceUrl) -> None:
-    """Have the host hash as we do (vSphere 6.7); what can't, gives SHA-1, which does as well."""
-    with contextlib.suppress(
-        vmodl.fault.InvalidRequest, vmodl.fault.NotSupported, vmodl.fault.NotImplemented
-    ):
+def _takes_sha256(lease: vim.HttpNfcLease, device: _Lease.DeviceUrl) -> bool:
+    """Have the host hash as we do: what vSphere 6.7 and newer can."""
+    try:
         lease.SetManifestChecksumType([vim.KeyValue(key=device.key, value="sha256")])
+    except (vmodl.fault.InvalidRequest, vmodl.fault.NotSupported, vmodl.fault.NotImplemented):
+        return False
+    return True
 
 
 def _compare(lease: vim.HttpNfcLease, device: _Lease.DeviceUrl, sent: Sending) -> None:
-    name = sent.image.path.name
-    if sent.sha256.hexdigest() != sent.image.sha256:
-        raise IntegrityError(f"{name} was changed while it was uploaded", hint="upload it again")
+    """Raise IntegrityError unless what the host has received is the image's file."""
+    name, wanted = sent.image.path.name, sent.image.sha256
+    if sent.hashes and sent.hashes["sha256"].hexdigest() != wanted:
+        raise IntegrityError(f"{name} isn't what it was when it was made", hint="make it again")
     entry = next((one for one in lease.GetManifest() if one.key == device.key), None)
     if entry is None:
         raise IntegrityError(f"the host has no checksum of {name}", hint="upload it again")
-    if entry.checksumType == _Lease.ManifestEntry.ChecksumType.sha256:
-        same = (entry.checksum or "").lower() == sent.image.sha256
+    if sent.hashes:
+        same = entry.sha1.lower() == sent.hashes["sha1"].hexdigest()
     else:
-        same = entry.sha1.lower() == sent.sha1.hexdigest()
+        same = (entry.checksum or "").lower() == wanted
     if not same:
         raise IntegrityError(
-            f"the host has received other bytes than {name} has",
-            hint="upload it again; if it happens again, look at what is between here and the host",
+            f"the host has received other bytes than {name} had when it was made",
+            hint="upload it again; if it happens again, look at the file, and what is in between",
         )
 
 

@@ -6,16 +6,12 @@ Nothing here asks a server: what is there goes in, what is to be changed comes o
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-import yaml
 from pyVmomi import vim
 
+from kubekiln.channel import CHANNELS
 from kubekiln.errors import KubekilnError
 from pipeline.targets.platform import TAG_PREFIX, DiskImage, InstanceSpec
 
@@ -24,12 +20,8 @@ CLUSTER, NODE, ROLE, PAYLOAD = (
 )
 IMPORT, IMAGE, SHA256 = (f"{TAG_PREFIX}-{what}" for what in ("import", "image", "sha256"))
 CONSOLE_FILE = "console.log"
-USER_DATA_LIMIT = 64 * 1024
-"""Of a guestinfo value, encoded: no message between a guest and its host is longer
-(GUESTMSG_MAX_IN_SIZE in open-vm-tools)."""
-
+_CHANNEL = CHANNELS["vsphere"]
 _GIB = 1 << 30
-_ENCODING = "gzip+base64"
 _NOTE = "Made by kubekiln, which finds it by these lines:"
 _TAG = re.compile(rf"^({TAG_PREFIX}-[a-z0-9]+): (\S+)\s*$", re.MULTILINE)
 
@@ -69,30 +61,20 @@ def guest_info(spec: InstanceSpec) -> dict[str, str]:
 
     The network's configuration is a part of the metadata there.
     """
-    user_data = spec.user_data.reveal()
-    meta_data = gzip.compress(json.dumps(_metadata(spec)).encode(), 9, mtime=0)
-    values = {}
-    for key, content in (("userdata", user_data), ("metadata", meta_data)):
-        value = base64.b64encode(content).decode()
-        if len(value) > USER_DATA_LIMIT:
+    values = {key: value.reveal_text() for key, value in spec.attached("vsphere").items()}
+    limit = _CHANNEL.size
+    for key, value in values.items():
+        if limit and len(value) > limit:
             raise KubekilnError(
-                f"guestinfo.{key} of {spec.node} is {len(value)} bytes long (gzip, base64), "
-                f"{USER_DATA_LIMIT} are possible",
+                f"{key} of {spec.node} is {len(value)} bytes long ({_CHANNEL.counted}), {limit} "
+                "are possible",
                 hint="P-256 keys are shorter than RSA, and images need not be in user-data; else "
                 "attach the node's seed.iso by hand",
             )
-        values[f"guestinfo.{key}"] = value
-        values[f"guestinfo.{key}.encoding"] = _ENCODING
-    return values
+    return {**values, **_CHANNEL.beside}
 
 
-def _metadata(spec: InstanceSpec) -> dict[str, Any]:
-    about: dict[str, Any] = yaml.safe_load(spec.meta_data.reveal()) or {}
-    network: dict[str, Any] = yaml.safe_load(spec.network_config.reveal()) or {}
-    return {**about, "network": network.get("network", network)}
-
-
-FORGOTTEN = {"guestinfo.userdata": "", "guestinfo.userdata.encoding": ""}
+FORGOTTEN = {_CHANNEL.file: "", f"{_CHANNEL.file}.encoding": ""}
 """What makes vCenter forget user-data. The metadata stays: cloud-init knows the instance by it."""
 
 

@@ -47,7 +47,7 @@ def find_places(session: Session, settings: Settings) -> Places:
     pool = search.find(inside, vim.ResourcePool, "resource_pool") if resource else None
     folder = search.find(f"{at}/vm/{settings.folder}", vim.Folder, "folder")
     templates = search.find(
-        f"{at}/vm/{settings.template_folder or settings.folder}", vim.Folder, "template_folder"
+        f"{at}/vm/{settings.folder_of_templates}", vim.Folder, "template_folder"
     )
     datastore = search.find(f"{at}/datastore/{settings.datastore}", vim.Datastore, "datastore")
     networks = [
@@ -62,6 +62,46 @@ def find_places(session: Session, settings: Settings) -> Places:
         tuple(network for network in networks if network),
         resource if isinstance(resource, vim.ClusterComputeResource) else None,
     )  # fmt: skip
+
+
+def pick_host(session: Session, places: Places) -> vim.HostSystem | None:
+    """Choose the host with the fewest machines, where DRS doesn't choose; None where it does.
+
+    Raises KubekilnError if no host of the cluster is in service and reaches the datastore.
+    """
+    if places.cluster is None or _has_drs(session, places.cluster):
+        return None
+    wanted = ["runtime.connectionState", "runtime.inMaintenanceMode", "datastore", "vm"]
+    hosts = [(host, session.properties(host, wanted)) for host in places.cluster.host]
+    usable = [
+        (len(about.get("vm", ())), host)
+        for host, about in hosts
+        if about["runtime.connectionState"] == vim.HostSystem.ConnectionState.connected
+        and not about["runtime.inMaintenanceMode"]
+        and places.datastore in about.get("datastore", ())
+    ]
+    if not usable:
+        raise KubekilnError(
+            f"{places.cluster.name} has no host in service that reaches {places.datastore.name}",
+            where=session.access.host,
+            hint="end a host's maintenance mode, or name another datastore",
+        )
+    return min(usable, key=lambda counted: counted[0])[1]
+
+
+def _has_drs(session: Session, cluster: vim.ClusterComputeResource) -> bool:
+    config = session.properties(cluster, ["configurationEx"]).get("configurationEx")
+    drs = config.drsConfig if isinstance(config, vim.cluster.ConfigInfoEx) else None
+    return bool(drs and drs.enabled)
+
+
+def find_folder(session: Session, settings: Settings, name: str) -> vim.Folder:
+    """Look up one of the folders alone; raises KubekilnError if it isn't there."""
+    search = _Search(session)
+    folder = search.find(f"/{settings.datacenter}/vm/{name}", vim.Folder, "folder")
+    if folder is None:
+        raise KubekilnError.of(search.problems)
+    return folder
 
 
 class _Search:

@@ -157,9 +157,10 @@ class Running:
 def cluster(
     request: pytest.FixtureRequest, lab: Lab, image: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A container machine that is a cluster; then a master and a worker in virtual machines.
+    """A cluster of one node on each target in turn.
 
-    These have a tagged network, and further cards on another; the worker's clock is late at first.
+    The virtual one has a tagged network, and a further card on another; its clock is late at first.
+    Of several emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
     """
     target = str(request.param)
     if target == "nspawn" and os.geteuid() != 0:
@@ -167,7 +168,7 @@ def cluster(
     if target == "qemu" and not find_tool("qemu-system-x86_64"):
         pytest.skip("QEMU is not installed")
     name = f"lab-{target}"
-    nodes = lab.add_cluster(name, workers=int(target == "qemu"))
+    nodes = lab.add_cluster(name)
     if target == "qemu":
         lab.edit_cluster(name, add_networks)
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))

@@ -84,9 +84,9 @@ def test_the_nodes_network_is_tagged_and_a_further_card_leads_to_another(cluster
     )
 
     heard = cluster.kubectl("logs", "job/links", "--namespace=e2e").text
-    assert f"vlan vlan{VLAN} {VLAN} eth" in heard or f"vlan vlan{VLAN} {VLAN} en" in heard
-    assert "from 10.80.0.21 to 10.80.0.11" in heard
-    assert f"from {FURTHER_NETWORK}.21 to {FURTHER_NETWORK}.11" in heard
+    assert f"vlan vlan{VLAN} lower_e" in heard
+    assert "from 10.80.0.11 to 10.80.0.1:53" in heard
+    assert f"from {FURTHER_NETWORK}.11 to {FURTHER_NETWORK}.12:9" in heard
 
 
 def test_status_shows_the_machine(cluster: Running) -> None:

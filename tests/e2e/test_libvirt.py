@@ -76,6 +76,6 @@ def is_complete(daemon: LibvirtRig) -> bool:
     return b"KUBEKILN complete" in console.read_bytes()
 
 
-def ready(lab: Lab) -> set[str]:
+def ready(lab: Lab) -> frozenset[str]:
     said = lab.kubectl(NAME, "get", "nodes", "--output=json", check=False)
-    return ready_names(json.loads(said.stdout)) if said.returncode == 0 else set()
+    return ready_names(json.loads(said.stdout)) if said.returncode == 0 else frozenset()

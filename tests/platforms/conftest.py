@@ -10,6 +10,7 @@ import pytest
 
 from cloudinit.seed import build_iso
 from pipeline.targets.platform import DiskImage, InstanceSpec
+from tests.platforms.rigs.aws import AwsRig
 from tests.platforms.rigs.azure import AzureRig
 from tests.platforms.rigs.file import FileRig
 from tests.platforms.rigs.kubevirt import KubeVirtRig
@@ -21,6 +22,7 @@ from tests.platforms.rigs.vsphere import VSphereRig
 from tests.support.disks import make_image
 
 RIGS: dict[str, type[Rig]] = {
+    "aws": AwsRig,
     "azure": AzureRig,
     "file": FileRig,
     "kubevirt": KubeVirtRig,

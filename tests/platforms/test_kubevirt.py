@@ -125,6 +125,18 @@ def test_what_the_proxy_may_get_over_is_transient(
     assert rig.connect().find_image(images[0]) is None
 
 
+def test_what_somebody_else_brought_there_meanwhile_is_kept(
+    rig: KubeVirtRig, images: Images
+) -> None:
+    platform = rig.connect()
+    first = platform.upload(images[0], ignore)
+    path = f"{VOLUMES}/{images[0].remote_name}"
+    before = rig.plane.request("GET", path)["metadata"]["uid"]
+
+    assert platform.upload(images[0], ignore) == first
+    assert rig.plane.request("GET", path)["metadata"]["uid"] == before
+
+
 def test_a_volume_that_nobody_vouched_for_is_written_anew(rig: KubeVirtRig, images: Images) -> None:
     image = images[0]
     platform = rig.connect()

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +17,14 @@ from kubekiln.files import sha256_file
 from kubekiln.process import Command, run
 from pipeline.targets import libvirt_connection, libvirt_images
 from pipeline.targets.libvirt import LibvirtPlatform
-from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
+from pipeline.targets.platform import (
+    DiskImage,
+    Instance,
+    InstanceSpec,
+    RemoteImage,
+    TransientError,
+)
+from tests.platforms.conftest import make_spec
 from tests.platforms.rigs.libvirt import LibvirtRig
 from tests.platforms.rigs.libvirt import free_port as any_port
 from tests.support.waiting import until
@@ -26,6 +34,9 @@ pytestmark = [
     pytest.mark.parametrize("server", ["libvirt"], indirect=True),
 ]  # fmt: skip
 
+# 11.3.0 (Debian 13). There the room is looked at before, and a daemon that died is a broken
+# connection; when it was started anew, the room is looked at again.
+DIES_OF_A_FULL_POOL = (11_003_000,)
 Images = tuple[DiskImage, DiskImage]
 WORDS = b"KUBEKILN phase=userdata t=1.0 node=lab-1\r\n"
 # Writes what follows it to COM1, and stops:
@@ -118,6 +129,8 @@ def test_holes_are_not_sent_and_arrive_as_zeros(daemon: LibvirtRig, tmp_path: Pa
 def test_a_pool_that_fills_up_in_the_middle_is_told_and_cleared(
     daemon: LibvirtRig, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if daemon.version in DIES_OF_A_FULL_POOL:
+        pytest.skip("this libvirt's daemon dies there (double free), of `virsh vol-upload` as well")
     monkeypatch.setattr(libvirt_images, "_check_room", lambda *_: None)
     platform = daemon.connect("full-storage")
 
@@ -254,6 +267,27 @@ def test_a_domain_that_is_not_ours_is_neither_listed_nor_touched(
     del domain
 
 
+def test_machines_are_made_listed_and_removed_side_by_side(
+    daemon: LibvirtRig, image: RemoteImage, tmp_path: Path
+) -> None:
+    platform = daemon.connect()
+    names = [f"lab-{number}" for number in range(4)]
+    specs = [make_spec(tmp_path, name) for name in names]
+    before = daemon.leftovers()
+
+    def make(of: InstanceSpec) -> Instance:
+        made = platform.create(of, image)
+        assert made in platform.list_instances("lab")
+        return made
+
+    with ThreadPoolExecutor(len(specs)) as pool:
+        made = list(pool.map(make, specs))
+        assert [i.node for i in platform.list_instances("lab")] == names
+        list(pool.map(platform.delete, made))
+
+    assert daemon.leftovers() == before
+
+
 def test_a_machine_of_another_payload_is_not_taken_for_this_one(
     daemon: LibvirtRig, image: RemoteImage, spec: InstanceSpec
 ) -> None:
@@ -306,28 +340,41 @@ def test_a_daemon_that_falls_silent_is_not_waited_for_for_ever(
 
 
 def test_what_the_daemon_lacks_is_said_with_what_to_do(daemon: LibvirtRig, tmp_path: Path) -> None:
-    with daemon.link.asked("make a pool and a network that aren't active") as connection:
+    with daemon.link.asked("make a pool that isn't active") as connection:
         pool = connection.storagePoolDefineXML(
             f"<pool type='dir'><name>idle</name><target><path>{tmp_path}</path></target></pool>"
         )
-        network = connection.networkDefineXML("<network><name>idle</name></network>")
     cases = {
         "no storage pool none": {"pool": "none"},
         "storage pool idle is not active": {"pool": "idle"},
-        "no network none": {"networks": [{"network": "none"}]},
-        "network idle is not active": {"networks": [{"bridge": "br0"}, {"network": "idle"}]},
         "TEST is not QEMU": {"uri": "test:///default"},
         "cannot connect to": {"uri": daemon.uri(tmp_path / "nobody-listens")},
     }
 
     for what, changed in cases.items():
-        (problem,) = LibvirtPlatform(daemon.settings(**changed)).problems()
-        assert what in problem.what
-        assert problem.hint
+        refused(daemon, what, **changed)
 
     with daemon.link.asked("clear up"):
         pool.undefine()
+
+
+def test_a_network_that_is_not_there_or_not_active_is_said(daemon: LibvirtRig) -> None:
+    if not next(daemon.directory.glob("run/libvirt/network"), None):
+        pytest.skip("this daemon has no network driver (libvirt-daemon-driver-network)")
+    with daemon.link.asked("make a network that isn't active") as connection:
+        network = connection.networkDefineXML("<network><name>idle</name></network>")
+
+    refused(daemon, "no network none", networks=[{"network": "none"}])
+    refused(daemon, "network idle is not active", networks=[{"bridge": "b"}, {"network": "idle"}])
+
+    with daemon.link.asked("clear up"):
         network.undefine()
+
+
+def refused(daemon: LibvirtRig, what: str, **changed: Any) -> None:
+    (problem,) = LibvirtPlatform(daemon.settings(**changed)).problems()
+    assert what in problem.what
+    assert problem.hint
 
 
 def test_without_a_uri_it_is_where_libvirts_own_tools_look(

@@ -22,7 +22,9 @@ from kubekiln.errors import IntegrityError, KubekilnError
 from pipeline.targets import vsphere_import
 from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, RemoteImage, TransientError
 from pipeline.targets.vsphere import VSpherePlatform
+from pipeline.targets.vsphere_session import Session
 from tests.platforms.conftest import make_spec
+from tests.platforms.rigs.rig import Trouble
 from tests.platforms.rigs.vsphere import FOLDER, VSphereRig
 
 pytestmark = [
@@ -34,7 +36,8 @@ Images = tuple[DiskImage, DiskImage]
 
 
 @pytest.fixture
-def vcenter(rig: object) -> VSphereRig:
+def vcenter(rig: object, images: Images) -> VSphereRig:
+    del images  # which are looked for when a test has ended
     return cast("VSphereRig", rig)
 
 
@@ -158,29 +161,40 @@ def test_a_half_imported_image_is_there_does_not_count_and_goes_with_the_next_up
     assert sum(steps) == images[0].size
 
 
-def test_bytes_that_were_changed_on_their_way_are_noticed(
-    vcenter: VSphereRig, images: Images
+@pytest.mark.parametrize("trouble", ["cut", "server-error"])
+def test_a_half_made_machine_is_shown_as_failed_and_made_anew(
+    vcenter: VSphereRig, image: RemoteImage, spec: InstanceSpec, trouble: Trouble
 ) -> None:
-    vcenter.connect()
-    vcenter.make_trouble({"upload": "other"})
-    platform = VSpherePlatform(vcenter.settings(), vcenter.environment)
+    with pytest.raises(TransientError):
+        vcenter.connect(trouble).create(spec, image)
+    platform = vcenter.connect()
+    (half,) = platform.list_instances("lab")
+    assert (half.node, half.state, half.payload) == ("lab-1", "failed", "")
 
-    with pytest.raises(IntegrityError, match="has received other bytes"):
-        upload(platform, images[0])
+    made = platform.create(spec, image)
 
-    assert platform.find_image(images[0]) is None
-    upload(vcenter.connect(), images[0])
+    assert platform.list_instances() == [made]
+    assert (made.state, made.id == half.id) == ("running", False)
 
 
-def test_a_file_that_is_not_the_image_any_more_is_noticed(
-    vcenter: VSphereRig, images: Images
+@pytest.mark.parametrize("host", ["sha256", "sha1"])
+@pytest.mark.parametrize("what", ["on their way", "on our disk"])
+def test_bytes_that_were_changed_are_noticed(
+    vcenter: VSphereRig, images: Images, host: str, what: str
 ) -> None:
-    other = replace(images[0], sha256="0" * 64)
+    platform = vcenter.connect()
+    knows_sha1_only = {"HttpNfcLeaseSetManifestChecksumType": "unknown"} if host == "sha1" else {}
+    wanted = images[0]
+    if what == "on our disk":
+        wanted = replace(wanted, sha256="0" * 64)
+    vcenter.make_trouble(knows_sha1_only | ({"upload": "other"} if what == "on their way" else {}))
 
-    with pytest.raises(IntegrityError, match="was changed while it was uploaded"):
-        upload(vcenter.connect(), other)
+    with pytest.raises(IntegrityError, match="when it was made"):
+        upload(platform, wanted)
 
-    upload(vcenter.connect(), images[0])
+    assert platform.find_image(wanted) is None
+    vcenter.make_trouble(knows_sha1_only)
+    assert upload(platform, images[0]) == platform.find_image(images[0])
 
 
 def test_what_a_lease_failed_of_is_said(vcenter: VSphereRig, images: Images) -> None:
@@ -257,6 +271,11 @@ def test_the_console_is_what_the_serial_port_wrote_to_its_file(
 
     assert platform.read_console(made) == words.decode()
     assert vcenter.extra_config(made)["answer.msg.serial.file.open"] == "Append"
+    # The simulator removes the directory with all that is in it; a vCenter wouldn't.
+    vcenter.make_trouble({"DeleteDatastoreFile_Task": "forbidden"})
+    with pytest.raises(KubekilnError, match="may not do that"):
+        platform.delete(made)
+    vcenter.make_trouble({})
     platform.delete(made)
     assert [path for path in vcenter.files() if path.name == "console.log"] == []
 
@@ -321,15 +340,57 @@ def test_masters_are_kept_apart_as_long_as_there_are_two(
 
 def rules(vcenter: VSphereRig) -> dict[str, set[str]]:
     with vcenter.session() as at:
-        cluster = at.search.FindByInventoryPath("DC0/host/DC0_C0")
-        assert isinstance(cluster, vim.ClusterComputeResource)
-        config = cluster.configurationEx
+        config = cluster_of(at).configurationEx
         assert isinstance(config, vim.cluster.ConfigInfoEx)
         return {
             str(rule.name): {machine._GetMoId() for machine in rule.vm}
             for rule in config.rule
             if isinstance(rule, vim.cluster.AntiAffinityRuleSpec) and rule.enabled
         }
+
+
+def test_without_drs_machines_go_to_the_hosts_with_the_fewest(
+    vcenter: VSphereRig, images: Images, tmp_path: Path
+) -> None:
+    switch_drs(vcenter, on=False)
+    platform = vcenter.connect()
+    image = upload(platform, images[0])
+
+    made = [platform.create(make_spec(tmp_path, f"lab-{n}"), image) for n in (1, 2)]
+
+    switch_drs(vcenter, on=True)
+    with vcenter.session() as at:
+        hosts = {at.machine(one.id).runtime.host for one in made}
+    assert len(hosts) == 2
+
+
+def test_without_drs_a_cluster_of_which_no_host_is_in_service_is_refused(
+    vcenter: VSphereRig, images: Images
+) -> None:
+    switch_drs(vcenter, on=False)
+    with vcenter.session() as at:
+        for host in cluster_of(at).host:
+            at.wait(host.EnterMaintenanceMode_Task(0, False, None))
+
+    with pytest.raises(KubekilnError, match="no host in service that reaches LocalDS_0"):
+        upload(vcenter.connect(), images[0])
+
+    with vcenter.session() as at:
+        for host in cluster_of(at).host:
+            at.wait(host.ExitMaintenanceMode_Task(0))
+    switch_drs(vcenter, on=True)
+
+
+def switch_drs(vcenter: VSphereRig, *, on: bool) -> None:
+    with vcenter.session() as at:
+        wanted = vim.cluster.ConfigSpecEx(drsConfig=vim.cluster.DrsConfigInfo(enabled=on))
+        at.wait(cluster_of(at).ReconfigureComputeResource_Task(wanted, True))
+
+
+def cluster_of(at: Session) -> vim.ClusterComputeResource:
+    cluster = at.search.FindByInventoryPath("DC0/host/DC0_C0")
+    assert isinstance(cluster, vim.ClusterComputeResource)
+    return cluster
 
 
 def test_all_that_a_target_names_and_is_not_there_is_said_at_once(vcenter: VSphereRig) -> None:

@@ -72,9 +72,9 @@ def publish(raw: Path, directory: Path, *, name: str = "test") -> Path:
     return manifest
 
 
-def raw_sha256(path: Path, form: FormatName, scratch: Path) -> str:
-    """Hash the disk that is in a file, whatever its format."""
-    raw = scratch / f"{path.name}.as-raw"
+def raw_sha256(path: Path, form: FormatName, scratch: Path, *, keep: Path | None = None) -> str:
+    """Hash the disk that is in a file, whatever its format; the raw disk may be kept."""
+    raw = keep or scratch / f"{path.name}.as-raw"
     source: dict[str, object] = {
         "driver": _QEMU_FORMATS[form],
         "file": {"driver": "file", "filename": str(path)},
@@ -85,5 +85,6 @@ def raw_sha256(path: Path, form: FormatName, scratch: Path) -> str:
         source["file"] = {"driver": "raw", **place, "file": source["file"]}
     run(Command(["qemu-img", "convert", "-O", "raw", f"json:{json.dumps(source)}", raw]))
     digest = sha256_file(raw)
-    raw.unlink()
+    if keep is None:
+        raw.unlink()
     return digest

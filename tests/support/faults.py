@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 _CHUNK = 1 << 16
 _ANSWER = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
@@ -31,7 +32,7 @@ class Door:
     _closed: threading.Event = field(default_factory=threading.Event)
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Door]:
+    def opened(self) -> Iterator[Self]:
         """Listen while the block runs."""
         with self._listen() as listener:
             threading.Thread(target=self._accept, args=(listener,), daemon=True).start()

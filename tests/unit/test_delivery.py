@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,6 +148,52 @@ def test_an_interrupt_asks_for_nothing_more_and_the_next_run_goes_on(
 
     assert len(platform.made) == len(set(platform.made)) == 40
     assert journal_of(tmp_path).unfinished() == []
+
+
+def test_a_machine_that_nobody_heard_of_is_waited_for_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform, late = SimulatedPlatform(), Instance("i-late", "lab", "lab-0", "p1", "starting")
+    journal_of(tmp_path).write(Entry("creating", "lab-0", "p1"))
+    looks: list[str | None] = []
+
+    def list_late(cluster: str | None = None) -> Sequence[Instance]:
+        looks.append(cluster)
+        if len(looks) == 3:
+            platform.machines[late.id] = late
+        return list(platform.machines.values())
+
+    monkeypatch.setattr(platform, "list_instances", list_late)
+
+    assert delivery(tmp_path, platform).destroy("lab") == ["lab-0"]
+    assert platform.machines == {}
+
+
+def test_one_that_was_refused_is_not_waited_for(tmp_path: Path) -> None:
+    platform = SimulatedPlatform(broken={"lab-0": "quota exceeded"})
+    with pytest.raises(KubekilnError):
+        delivery(tmp_path, platform).boot(specs(tmp_path, 1), IMAGE)
+    asked = platform.asked
+
+    assert delivery(tmp_path, platform).destroy("lab") == []
+
+    assert platform.asked == asked + 1, "looked once"
+
+
+def test_a_node_that_is_there_twice_is_an_error_and_one_that_failed_is_none(
+    tmp_path: Path,
+) -> None:
+    platform = SimulatedPlatform()
+    for number, state in enumerate(("running", "failed"), 1):
+        one = Instance(f"i-{number}", "lab", "lab-0", "p1", state)  # type: ignore[arg-type]
+        platform.machines[one.id] = one
+    to = delivery(tmp_path, platform)
+
+    assert [i.id for i in to.boot(specs(tmp_path, 1), IMAGE)] == ["i-1"]
+
+    platform.machines["i-3"] = Instance("i-3", "lab", "lab-0", "p1", "starting")
+    with pytest.raises(KubekilnError, match="lab-0 is there twice: i-1 and i-3"):
+        to.boot(specs(tmp_path, 1), IMAGE)
 
 
 def test_two_at_a_time_would_make_everything_twice(tmp_path: Path) -> None:

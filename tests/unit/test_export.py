@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from kubekiln.cli.main import app
 from kubekiln.errors import ConfigError
 from kubekiln.files import sha256_file
 from kubekiln.operations import exportansible, exportclusterapi, exportterraform
@@ -226,3 +228,20 @@ def test_cluster_api_reaches_the_cluster_over_the_nodes_network(
 
 def load_all(path: Path) -> list[Any]:
     return list(yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize("kind", ["terraform", "ansible", "cluster-api"])
+def test_the_command_says_where_the_files_are_and_that_they_hold_keys(
+    shipment: Shipment, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("kubekiln.operations.export.shipment_of", lambda *_: shipment)
+    monkeypatch.setattr("kubekiln.operations.exportclusterapi.site_of", lambda *_: site)
+    monkeypatch.setattr("kubekiln.paths.Project.find", lambda: None)
+    directory = tmp_path / "out"
+
+    result = CliRunner().invoke(app, ["export", kind, "lab", "--output", str(directory)])
+
+    assert result.exit_code == 0, result.output
+    assert str(directory) in result.stdout
+    assert "hold" in result.stderr and "keys" in result.stderr
+    assert (directory / ".kubekiln-export.json").is_file()

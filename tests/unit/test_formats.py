@@ -331,6 +331,7 @@ def test_gzip_of_many_cpus_is_gzip(runs: list[tuple[int, str]]) -> None:
     zipped = b"".join(gzip_stream(parts))
 
     assert gzip.decompress(zipped) == b"".join(parts)
+    assert zipped == b"".join(gzip_stream(parts)), "equal each time"
 
 
 @pytest.mark.parametrize("size", [0, 1, 512, CHUNK, 3 * CHUNK + 77])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -18,6 +19,7 @@ from xml.etree import ElementTree as ET
 
 import pycdlib
 
+from kubekiln.errors import KubekilnError
 from kubekiln.process import Command, end, spawn
 from pipeline.targets.libvirt import LibvirtPlatform, Settings
 from pipeline.targets.libvirt_connection import Connection
@@ -71,6 +73,11 @@ class LibvirtRig:
     cannot: Mapping[str, str] = {
         "server-error": "libvirt's protocol knows no `later`: a daemon in trouble cuts connections",
     }
+
+    @staticmethod
+    def prepare() -> None:
+        """Compile libvirt's binding if this Python has none."""
+        provide_binding()
 
     def __enter__(self) -> LibvirtRig:
         provide_binding()
@@ -131,6 +138,12 @@ class LibvirtRig:
         with self.link.asked("look at a domain") as connection:
             return ET.fromstring(connection.lookupByName(name).XMLDesc(0))
 
+    @property
+    def version(self) -> int:
+        """The daemon's own: major × 1,000,000 + minor × 1,000 + release."""
+        with self.link.asked("ask for the version") as connection:
+            return int(connection.getLibVersion())
+
     def leftovers(self) -> list[str]:
         with self.link.asked("list domains") as connection:
             domains = [domain.name() for domain in connection.listAllDomains(0)]
@@ -145,11 +158,13 @@ class LibvirtRig:
         self._uri_with_password = (
             f"qemu+tcp://127.0.0.1:{port}/session?authfile={self.directory / 'auth.conf'}"
         )
+        self.link = Connection(self.uri())
         daemon = spawn(self._command())
         self._stack.callback(self._end, daemon)
         until(lambda: self._socket.exists() or daemon.poll() is not None,
               what="libvirtd listens", timeout_s=_START_S)  # fmt: skip
-        self.link = Connection(self.uri())
+        log = self.directory / "daemon.log"
+        assert daemon.poll() is None, f"no libvirtd (package libvirt-daemon)? {log.read_text()}"
         with self.link.asked("make pools") as connection:
             for name in ("pool", "small"):
                 connection.storagePoolCreateXML(
@@ -190,7 +205,11 @@ class LibvirtRig:
         )  # fmt: skip
 
     def _end(self, daemon: Any) -> None:
-        del self.link
+        # Machines outlive their daemon.
+        with contextlib.suppress(KubekilnError), self.link.asked("end") as connection:
+            for domain in connection.listAllDomains():
+                if domain.isActive():
+                    domain.destroy()
         end(daemon.pid)
         daemon.wait(_START_S)
         for pidfile in self.directory.glob("run/libvirt/virtlogd.pid"):

@@ -2,22 +2,27 @@
 
 // A vCenter of this test run: govmomi's simulator, with what it lacks and with troubles on request.
 //
-// Added: it keeps what is sent to an import's lease (the simulator hashes it and throws it away), and
+// Added: it keeps what is sent to an import's lease (the simulator hashes it and throws it away),
+// hashes it by SHA-256 where it is asked to, as vSphere 6.7 does (the simulator knows SHA-1), and
 // applies the annotation that a clone is to have (the simulator drops CloneSpec.config's fields).
 package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -74,8 +79,33 @@ func fault(m *simulator.Method) types.BaseMethodFault {
 	return nil
 }
 
+// checksums knows what the newest upload hashes to.
+type checksums struct{ newest atomic.Value }
+
+const (
+	setType = "HttpNfcLeaseSetManifestChecksumType"
+	typeSet = `<?xml version="1.0"?><Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body>` +
+		`<` + setType + `Response xmlns="urn:vim25"/></Body></Envelope>`
+)
+
+// answer gives what the simulator doesn't: a type of checksum that can be set, and that checksum.
+func (c *checksums) answer(w http.ResponseWriter, r *http.Request, body []byte, next http.HandlerFunc) {
+	switch {
+	case bytes.Contains(body, []byte("<"+setType+" ")) && (*troubles.Load())[setType] == "":
+		_, _ = io.WriteString(w, typeSet)
+	case bytes.Contains(body, []byte("<HttpNfcLeaseGetManifest ")):
+		seen := httptest.NewRecorder()
+		next(seen, r)
+		sum, _ := c.newest.Load().(string)
+		more := "</sha1><checksum>" + sum + "</checksum><checksumType>sha256</checksumType>"
+		_, _ = io.WriteString(w, strings.Replace(seen.Body.String(), "</sha1>", more, 1))
+	default:
+		next(w, r)
+	}
+}
+
 // soapDoor lets SOAP requests through, or makes of them what the troubles say.
-func soapDoor(notes *annotations, next http.HandlerFunc) http.HandlerFunc {
+func soapDoor(notes *annotations, sums *checksums, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -96,7 +126,7 @@ func soapDoor(notes *annotations, next http.HandlerFunc) http.HandlerFunc {
 				return
 			}
 		}
-		next(w, r)
+		sums.answer(w, r, body, next)
 	}
 }
 
@@ -113,7 +143,7 @@ func hangUp(w http.ResponseWriter) {
 }
 
 // keep is for uploads: it writes what arrives into a directory, and gives it to the simulator.
-func keep(dir string) http.HandlerFunc {
+func keep(dir string, sums *checksums) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		switch (*troubles.Load())["upload"] {
 		case "busy":
@@ -133,8 +163,10 @@ func keep(dir string) http.HandlerFunc {
 			return
 		}
 		defer out.Close()
-		r.Body = io.NopCloser(io.TeeReader(r.Body, out))
+		sum := sha256.New()
+		r.Body = io.NopCloser(io.TeeReader(r.Body, io.MultiWriter(out, sum)))
 		simulator.ServeNFC(w, r)
+		sums.newest.Store(hex.EncodeToString(sum.Sum(nil)))
 	}
 }
 
@@ -166,12 +198,12 @@ func main() {
 		log.Fatal(err)
 	}
 	defer model.Remove()
-	service, notes := model.Service, new(annotations)
+	service, notes, sums := model.Service, new(annotations), new(checksums)
 	service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword("kubekiln", password)}
 	service.TLS = new(tls.Config)
 	service.ServeMux = http.NewServeMux()
-	service.ServeMux.HandleFunc("POST /sdk", soapDoor(notes, service.ServeSDK))
-	service.ServeMux.HandleFunc("POST /nfc/", keep(dir))
+	service.ServeMux.HandleFunc("POST /sdk", soapDoor(notes, sums, service.ServeSDK))
+	service.ServeMux.HandleFunc("POST /nfc/", keep(dir, sums))
 	service.ServeMux.HandleFunc("POST /troubles", setTroubles)
 	model.Map().Handler = handler
 	model.Map().AddHandler(notes)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long does a conversion take, in each format, against the tool that one would use by hand?
+
+Of a disk made for it, half of which compresses, or of a baked image. Ours includes reading back and
+checksums; the tool alone only writes. Prints a table; asserts nothing (machines are noisy).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from kubekiln.paths import Project
+from kubekiln.process import Command, run
+from pipeline.disk.formats import as_format
+from pipeline.disk.nbd import extents, file_node
+from pipeline.targets.platform import FormatName
+from tests.support.disks import publish
+
+_MIB = 1 << 20
+_WORDS = [word.encode() for word in __doc__.split()]
+
+
+def make_disk(path: Path, *, data_mib: int) -> Path:
+    """Write a disk of which a third is data, in turn noise and text."""
+    chance = random.Random(1)
+    with path.open("wb") as out:
+        out.truncate(3 * data_mib * _MIB)
+        for at_mib in range(data_mib):
+            out.seek(3 * at_mib * _MIB)
+            noise = chance.randbytes(_MIB // 2)
+            text = b" ".join(chance.choices(_WORDS, k=_MIB // 8))[: _MIB // 2]
+            out.write(noise + text)
+    return path
+
+
+def _convert(qcow2: Path, out: Path, *options: str) -> None:
+    run(Command(["qemu-img", "convert", "-f", "qcow2", *options, qcow2, out]))
+
+
+def _vmdk_in_tar(qcow2: Path, out: Path) -> None:
+    vmdk = out.with_suffix(".vmdk")
+    _convert(qcow2, vmdk, "-O", "vmdk", "-o", "subformat=streamOptimized")
+    run(Command(["tar", "--format=ustar", "-cf", out, vmdk.name], cwd=out.parent))
+    vmdk.unlink()
+
+
+def _raw_in_tar(qcow2: Path, out: Path) -> None:
+    raw = out.with_name("disk.raw")
+    _convert(qcow2, raw, "-O", "raw")
+    run(Command(["tar", "--format=oldgnu", "-Sczf", out, raw.name], cwd=out.parent))
+    raw.unlink()
+
+
+_BY_HAND: Mapping[FormatName, tuple[str, Callable[[Path, Path], None]]] = {
+    "raw": ("qemu-img", lambda qcow2, out: _convert(qcow2, out, "-O", "raw")),
+    "vmdk": (
+        "qemu-img",
+        lambda qcow2, out: _convert(qcow2, out, "-O", "vmdk", "-o", "subformat=streamOptimized"),
+    ),
+    "ova": ("qemu-img, tar", _vmdk_in_tar),
+    "vhd": (
+        "qemu-img",
+        lambda qcow2, out: _convert(qcow2, out, "-O", "vpc", "-o", "subformat=fixed,force_size=on"),
+    ),
+    "gce": ("qemu-img, tar", _raw_in_tar),
+}
+
+
+def measure(manifest: Path, formats: list[FormatName]) -> Iterator[str]:
+    """Convert in each format, ours and by hand in turn; gives lines of a Markdown table."""
+    qcow2 = manifest.resolve().with_suffix(".qcow2")
+    data = sum(length for _, length, zero in extents(file_node(qcow2, "qcow2")) if not zero)
+    for form in formats:
+        started = time.monotonic()
+        image = as_format(manifest, form)
+        ours = time.monotonic() - started
+        size = image.path.stat().st_blocks * 512
+        for made in (image.path, image.path.with_name(f"{image.path.name}.json")):
+            made.unlink()
+        tool, seconds = "–", "–"
+        if form in _BY_HAND:
+            tool, by_hand = _BY_HAND[form]
+            out, started = qcow2.with_name("by-hand"), time.monotonic()
+            by_hand(qcow2, out)
+            took = time.monotonic() - started
+            seconds = f"{took:.1f} s, {ours / took:.2f}"
+            out.unlink()
+        yield (
+            f"| {form} | {ours:.1f} s | {data / ours / 1e6:,.0f} MB/s | {size / data:.2f} "
+            f"| {tool} | {seconds} |"
+        )
+
+
+def main() -> None:
+    """Print the table for this host."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image", type=Path, help="manifest of a baked image")
+    parser.add_argument("--data-mib", type=int, default=200)
+    parser.add_argument("--formats", nargs="*", default=["raw", "vmdk", "ova", "vhd", "gce"])
+    arguments = parser.parse_args()
+    scratch_dir = Project.find(Path(__file__).parent).build_dir / "bench"
+    scratch_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch_dir) as name:
+        scratch = Path(name)
+        if arguments.image:
+            manifest = Path(shutil.copy(arguments.image.resolve(), scratch))
+            shutil.copy(arguments.image.resolve().with_suffix(".qcow2"), scratch)
+        else:
+            raw = make_disk(scratch / "source", data_mib=arguments.data_mib)
+            manifest = publish(raw, scratch)
+            raw.unlink()
+        print("| format | ours | of the data | file / data | by hand | took, ours / by hand |")
+        print("|---|---|---|---|---|---|")
+        for line in measure(manifest, arguments.formats):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a target's file say about AWS? Names only: credentials are found as its tools do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kubekiln.config import invalid
+from pipeline.targets.platform import TAG_PREFIX, TargetSettings
+
+
+class Settings(TargetSettings):
+    """EC2 in one region of one account."""
+
+    type: Literal["aws"]
+    profile: str | None = Field(None, examples=["kubekiln"])
+    """A profile of ~/.aws/config; without it what AWS_PROFILE names, or `default`."""
+    region: str | None = Field(None, examples=["eu-central-1"])
+    """Where; without it the profile's region, or AWS_REGION."""
+    endpoint: str | None = Field(None, examples=["https://ec2.internal.example"])
+    """URL at which all of EC2 and EBS is, for an installation of your own; without it AWS' own, or
+    those that the profile names (`services`, `endpoint_url`)."""
+    subnet: str = Field(examples=["subnet-0f0e1d2c3b4a59687", "k8s-nodes"])
+    """Of the node network: an id, or the one subnet with that tag `Name`."""
+    security_groups: tuple[str, ...] = Field((), examples=[["k8s-nodes", "sg-0a1b2c3d4e5f60718"]])
+    """Ids, or names in the subnet's VPC; without any EC2 takes the VPC's default group."""
+    instance_type: str | None = Field(None, examples=["m7i.large"])
+    """Of all machines; without it the smallest of a table that has a node's `cpus` and
+    `memory_mib`."""
+    keep_addresses: bool = True
+    """Give each machine the address that the cluster's file declares; it must be in the subnet.
+    With `false` EC2 chooses, which suits only clusters in which nothing relies on addresses."""
+    source_dest_check: bool = True
+    """Drop what is neither from nor to a machine's own address. Turn it off for flannel's
+    `host-gw`, and for whatever else routes pods without a tunnel."""
+    public_address: bool | None = None
+    """Give a public IPv4 address, or none; without it as the subnet does."""
+    instance_profile: str | None = Field(None, examples=["k8s-node"])
+    """An IAM instance profile, by name or ARN, for what runs on the machines."""
+    volume_type: Literal["gp3", "gp2", "io1", "io2"] = "gp3"
+    """Of the root volume; its size is the node's `disk_gib`."""
+    volume_iops: int | None = Field(None, ge=100, examples=[6000])
+    """Operations per second that the root volume is to have; without it the type's own."""
+    volume_throughput: int | None = Field(None, ge=125, examples=[250])
+    """MiB/s that the root volume is to have, for gp3; without it 125."""
+    encrypted: bool = True
+    """Encrypt root volumes."""
+    kms_key: str | None = Field(None, examples=["alias/kubekiln"])
+    """With which key (id, ARN or alias); without it the account's own for EBS."""
+    upload_threads: int = Field(16, ge=1, le=128)
+    """How many blocks of 512 KiB are on their way at a time; EBS takes some hundred a second."""
+    read_back: Literal["sample", "all"] = "sample"
+    """How much of an uploaded image is read back. EBS itself compares the checksum of every block;
+    beside that the list of blocks is compared, and 16 blocks, or all, which is paid for as
+    traffic."""
+    tags: dict[str, str] = Field(default_factory=dict, examples=[{"team": "platform"}])
+    """Beside ours, on all that is made."""
+    parallel: int = 16
+    """How many machines are made, or removed, at a time; each takes EC2 a while."""
+
+    @model_validator(mode="after")
+    def _ours_are_ours(self) -> Settings:
+        for key in self.tags:
+            if key == "Name" or key.startswith((TAG_PREFIX, "aws:")):
+                raise invalid(f"tag {key!r} is not yours to set", at=("tags", key))
+        return self
+
+    @model_validator(mode="after")
+    def _key_needs_encryption(self) -> Settings:
+        if self.kms_key and not self.encrypted:
+            raise invalid("kms_key without encryption", at=("kms_key",),
+                          hint="remove it, or `encrypted: false`")  # fmt: skip
+        return self

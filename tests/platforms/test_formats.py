@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the same disk in every format, by the tools of those who made the format?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from kubekiln.errors import IntegrityError
+from kubekiln.files import sha256_file
+from kubekiln.process import Command, RealRunner, run
+from pipeline.disk.ext4 import Ext4
+from pipeline.disk.formats import SUFFIXES, as_format
+from pipeline.disk.layout import make_layout, write_table
+from pipeline.disk.nbd import file_node, open_disk
+from pipeline.disk.roottar import check_root_tar
+from pipeline.targets.platform import FormatName
+from tests.support.disks import make_raw, publish, raw_sha256
+
+pytestmark = [pytest.mark.platforms, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB, GIB = 1 << 20, 1 << 30
+DISKS: tuple[FormatName, ...] = ("raw", "vmdk", "ova", "vhd")
+UNITS = {"raw": 512, "vmdk": 64 << 10, "ova": 64 << 10, "vhd": MIB, "gce": GIB}
+
+
+def make_disk(path: Path, size: int) -> Path:
+    """Write a disk of any size with noise at its beginning and its end, and holes between."""
+    noise = random.Random(size).randbytes(min(size, 300_000) // 512 * 512)
+    with path.open("wb") as out:
+        out.write(noise)
+        out.truncate(size)
+        out.seek(size - len(noise))
+        out.write(noise)
+        # Data that ends in the middle of everything.
+        out.seek(size // 2)
+        out.write(noise[:700])
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """The manifest of a disk of 16 MiB, as published."""
+    return publish(make_raw(tmp_path / "source.raw", size_mib=16), tmp_path)
+
+
+def head_sha256(path: Path, size: int) -> tuple[str, bool]:
+    """Hash the beginning of a file, and tell whether the rest is zeros."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for _ in range(size // 512):
+            digest.update(file.read(512))
+        rest = iter(lambda: file.read(MIB), b"")
+        return digest.hexdigest(), all(part == bytes(len(part)) for part in rest)
+
+
+@pytest.mark.parametrize(
+    "size", [16 * MIB, MIB + 512, 3 * MIB - 512, 33 * MIB + (64 << 10), 70 * MIB + (37 << 9)]
+)
+@pytest.mark.parametrize("form", DISKS)
+def test_the_disk_is_the_same_in_every_format_and_size(
+    tmp_path: Path, form: FormatName, size: int
+) -> None:
+    raw = make_disk(tmp_path / "source.raw", size)
+
+    image = as_format(publish(raw, tmp_path), form)
+
+    assert image.virtual_size == -(-size // UNITS[form]) * UNITS[form]
+    assert image.sha256 == sha256_file(image.path)
+    back = tmp_path / "back.raw"
+    raw_sha256(image.path, form, tmp_path, keep=back)
+    assert back.stat().st_size == image.virtual_size
+    assert head_sha256(back, size) == (sha256_file(raw), True)
+
+
+def test_a_raw_disk_takes_only_the_room_of_what_is_on_it(small: Path) -> None:
+    image = as_format(small, "raw")
+
+    assert image.sha256 == sha256_file(small.with_name("source.raw"))
+    assert image.path.stat().st_blocks * 512 < 4 * MIB < image.size
+
+
+def tool(*words: str | Path) -> str:
+    return run(Command(list(words))).text
+
+
+def info(path: Path, driver: str) -> dict[str, Any]:
+    words = ("qemu-img", "info", "--output=json", "-f", driver)
+    found: dict[str, Any] = json.loads(tool(*words, path))
+    return found
+
+
+@pytest.mark.parametrize("form", DISKS)
+def test_each_conversion_gives_the_same_file(small: Path, form: FormatName) -> None:
+    first = as_format(small, form)
+    first.path.unlink()
+
+    assert as_format(small, form) == first
+
+
+def test_a_vmdk_is_stream_optimized_and_whole(small: Path) -> None:
+    image = as_format(small, "vmdk")
+
+    details = info(image.path, "vmdk")["format-specific"]["data"]
+    assert details["create-type"] == "streamOptimized"
+    assert "No errors" in tool("qemu-img", "check", "-f", "vmdk", image.path)
+
+
+def test_a_vmdk_ends_as_vmware_exports_end(small: Path) -> None:
+    content = as_format(small, "vmdk").path.read_bytes()
+
+    header, footer = content[:512], content[-1024:-512]
+    assert len(content) % 512 == 0
+    assert struct.unpack_from("<Q", header, 56) == (0xFFFFFFFFFFFFFFFF,), "the directory follows"
+    (directory,) = struct.unpack_from("<Q", footer, 56)
+    assert struct.unpack_from("<QII", content, (directory - 1) * 512) == (1, 0, 2)
+    assert struct.unpack_from("<QII", content, len(content) - 1536) == (1, 0, 3)
+    assert content[-512:] == bytes(512), "the end of the stream"
+    assert footer[:56] == header[:56]
+
+
+def test_an_ova_is_unpacked_by_tar_and_is_what_its_manifest_says(
+    small: Path, tmp_path: Path
+) -> None:
+    image = as_format(small, "ova")
+
+    out = tmp_path / "out"
+    out.mkdir()
+    stem = small.stem
+    names = tool("tar", "-xvf", image.path, "-C", out).splitlines()
+    assert names == [f"{stem}.ovf", f"{stem}.mf", f"{stem}.vmdk"]
+    sums = "".join(
+        f"{line.partition('= ')[2]}  {line.partition('(')[2].partition(')')[0]}\n"
+        for line in (out / f"{stem}.mf").read_text().splitlines()
+    )
+    run(Command(["sha256sum", "--strict", "-c", "-"], cwd=out, stdin=sums.encode()))
+    assert "No errors" in tool("qemu-img", "check", "-f", "vmdk", out / f"{stem}.vmdk")
+    descriptor = ElementTree.parse(out / f"{stem}.ovf")
+    (file,) = [e for e in descriptor.iter() if e.tag.endswith("}File")]
+    (size,) = [value for key, value in file.attrib.items() if key.endswith("}size")]
+    assert int(size) == (out / f"{stem}.vmdk").stat().st_size
+    assert image.path.read_bytes()[257:265] == b"ustar\x0000"
+    assert (out / f"{stem}.vmdk").read_bytes() == as_format(small, "vmdk").path.read_bytes()
+
+
+def test_a_vhd_is_fixed_and_says_its_whole_size_everywhere(tmp_path: Path) -> None:
+    size = 5 * MIB + 512
+
+    image = as_format(publish(make_disk(tmp_path / "source.raw", size), tmp_path), "vhd")
+
+    footer = image.path.read_bytes()[-512:]
+    cookie, _, version, first, *_ = struct.unpack_from(">8sIIQ", footer)
+    assert (cookie, version, first) == (b"conectix", 0x10000, 0xFFFFFFFFFFFFFFFF)
+    assert struct.unpack_from(">QQ", footer, 40) == (6 * MIB, 6 * MIB), "at first, and now"
+    assert struct.unpack_from(">I", footer, 60) == (2,), "fixed"
+    (checksum,) = struct.unpack_from(">I", footer, 64)
+    assert checksum == ~sum(footer[:64] + footer[68:]) & 0xFFFFFFFF
+    assert image.size == 6 * MIB + 512
+    assert info(image.path, "vpc")["virtual-size"] == image.virtual_size == 6 * MIB
+
+
+def test_a_disk_for_gce_is_one_file_in_gnus_old_format(small: Path, tmp_path: Path) -> None:
+    image = as_format(small, "gce")
+
+    assert image.path.name == f"{small.stem}.tar.gz"
+    assert image.virtual_size == GIB
+    listing = tool("tar", "-tvzf", image.path).split()
+    assert (listing[2], listing[-1]) == (str(GIB), "disk.raw")
+    tool("tar", "-xzf", image.path, "-C", tmp_path, "--sparse")
+    assert head_sha256(tmp_path / "disk.raw", 16 * MIB) == (
+        sha256_file(small.with_name("source.raw")), True,
+    )  # fmt: skip
+    unzipped = run(Command(["sh", "-c", 'gzip -dc "$0" | head -c 512', image.path])).stdout
+    assert unzipped[257:265] == b"ustar  \0"
+
+
+def test_where_a_disk_was_made_larger_its_last_partition_can_grow(tmp_path: Path) -> None:
+    disk, layout = tmp_path / "disk.raw", make_layout(size_mib=80, architecture="amd64", seed="x")
+    write_table(disk, layout, runner=RealRunner())
+    # What padding does, too, and every machine with a larger disk than the image's.
+    os.truncate(disk, GIB)
+
+    before = json.loads(tool("sfdisk", "--json", disk))["partitiontable"]
+    # What growpart(1) does: the table without its last sector, and the partition without a size.
+    script = "\n".join(
+        line.replace(f"size={layout.root.size // 512:12}, ", "").replace(
+            f"size= {layout.root.size // 512:11}, ", ""
+        )
+        for line in tool("sfdisk", "--dump", disk).splitlines()
+        if not line.startswith("last-lba")
+    )
+    run(Command(["sfdisk", "--quiet", "--no-reread", disk], stdin=script.encode()))
+    after = json.loads(tool("sfdisk", "--json", disk))["partitiontable"]
+
+    assert [p["uuid"] for p in before["partitions"]] == [p["uuid"] for p in after["partitions"]]
+    assert before["partitions"][2]["size"] * 512 == layout.root.size
+    assert after["partitions"][2]["size"] * 512 > GIB - 80 * MIB
+    assert "No errors detected" in tool("sfdisk", "--verify", disk)
+
+
+CONVERT = """
+import sys
+from pathlib import Path
+from pipeline.disk.formats import as_format
+from kubekiln.errors import KubekilnError
+try:
+    print(as_format(Path(sys.argv[1]), sys.argv[2]).sha256)
+except KubekilnError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def converting(manifest: Path, form: FormatName) -> list[str | Path]:
+    return [sys.executable, "-c", CONVERT, manifest, form]
+
+
+def left(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()} - {".convert.lock"}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it didn't happen within a minute"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("form", [*DISKS, "gce"])
+def test_a_conversion_that_is_killed_leaves_nothing_that_counts(
+    tmp_path: Path, form: FormatName
+) -> None:
+    raw = tmp_path / "source.raw"
+    raw.write_bytes(random.Random(1).randbytes(160 * MIB))
+    manifest = publish(raw, tmp_path)
+    raw.unlink()
+    before = left(tmp_path)
+    part = tmp_path / f".convert-{manifest.stem}.{SUFFIXES[form]}"
+
+    with subprocess.Popen(converting(manifest, form), cwd=ROOT, start_new_session=True) as child:
+        wait_for(lambda: part.exists() and part.stat().st_blocks > 0)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+    wait_for(lambda: not users_of(part))
+    assert left(tmp_path) <= before | {part.name}
+    assert as_format(manifest, "vmdk").path.is_file()
+    assert left(tmp_path) == before | {f"{manifest.stem}.vmdk", f"{manifest.stem}.vmdk.json"}
+
+
+def users_of(path: Path) -> list[str]:
+    """List processes that still have a file open: none may write for nobody."""
+    found = []
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if handle.readlink().name.startswith(path.name):
+                found.append(handle.parts[2])
+        except OSError:
+            continue
+    return found
+
+
+def in_tmpfs(directory: Path, size: int, command: list[str | Path]) -> str:
+    """Run a command where a directory is a file system of so many bytes, with what is in it."""
+    script = (
+        'mkdir -p "$0.all" && mount --bind "$0" "$0.all" && mount -t tmpfs -o size="$1" none "$0" '
+        '&& cp -a "$0.all/." "$0" && directory=$0 && shift && "$@" && ls -A "$directory"'
+    )
+    return run(
+        Command(["unshare", "--mount", "sh", "-c", script, directory, str(size), *command],
+                cwd=ROOT)
+    ).text  # fmt: skip
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("form", [*DISKS, "gce", "tar"])
+def test_a_conversion_needs_no_more_room_than_its_result_and_a_tenth(
+    tmp_path: Path, form: FormatName
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    manifest = publish_root_disk(tmp_path, images, noise_mib=24)
+    image = as_format(manifest, form)
+    result = image.path.stat().st_blocks * 512
+    for file in (image.path, image.path.with_name(f"{image.path.name}.json")):
+        file.unlink()
+    sources = sum(path.stat().st_blocks * 512 for path in images.iterdir())
+
+    # 64 KiB: records, and the directory itself.
+    room = sources + result + result // 10 + (64 << 10)
+    assert image.sha256 in in_tmpfs(images, room, converting(manifest, form))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("form", [*DISKS, "gce", "tar"])
+def test_a_full_disk_is_said_to_be_full_and_nothing_is_left_on_it(
+    tmp_path: Path, form: FormatName
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    manifest = publish_root_disk(tmp_path, images, noise_mib=24)
+    sources = sum(path.stat().st_blocks * 512 for path in images.iterdir())
+
+    said = in_tmpfs(images, sources + 8 * MIB, converting(manifest, form))
+
+    assert "StorageError error: cannot write" in said
+    assert "No space left on device" in said
+    assert "hint: free some disk space" in said
+    listed = said.splitlines()[-len(left(images)) - 1 :]
+    assert set(listed) == left(images) | {".convert.lock"}
+
+
+TREE_XATTR = b"\x01\x00\xff value"
+
+
+def make_tree(tree: Path) -> None:
+    """Make files of every kind that a user may make."""
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/os-release").write_text("ID=test\n")
+    (tree / "etc/empty").touch()
+    (tree / "etc/closed").mkdir(mode=0o700)
+    (tree / "etc/s\u00e9curit\u00e9").write_text("name beyond ASCII\n")
+    (tree / "etc/setuid").write_bytes(b"#!/bin/sh\n")
+    (tree / "etc/setuid").chmod(0o4755)
+    (tree / "etc/short").symlink_to("os-release")
+    (tree / "etc/long").symlink_to("/" + "a-long-way/" * 20)
+    (tree / "etc/again").hardlink_to(tree / "etc/os-release")
+    os.mkfifo(tree / "etc/fifo")
+    os.setxattr(tree / "etc/os-release", "user.note", TREE_XATTR)
+    os.setxattr(tree / "etc/os-release", "user.large", b"x" * 900)
+    deep = tree / "srv" / "/".join(["a-directory-with-a-name"] * 8)
+    deep.mkdir(parents=True)
+    (deep / ("n" * 200)).write_text("a path of more than 255 bytes\n")
+    (tree / "many").mkdir()
+    for number in range(700):
+        (tree / "many" / f"file-with-a-long-name-{number:04}").write_text(f"{number}\n")
+    noise = random.Random(3)
+    with (tree / "srv/sparse").open("wb") as out:
+        for at_mib in range(0, 30, 2):
+            out.seek(at_mib * MIB + 100)
+            out.write(noise.randbytes(70_000))
+        out.truncate(31 * MIB)
+    (tree / "srv/large").write_bytes(noise.randbytes(9 * MIB + 1))
+
+
+def publish_root_disk(tmp_path: Path, directory: Path, *, noise_mib: int = 0) -> Path:
+    """Publish a disk with a root file system, made as the pipeline makes it."""
+    tree, raw = tmp_path / "tree", tmp_path / "source.raw"
+    make_tree(tree)
+    (tree / "noise").write_bytes(random.Random(2).randbytes(noise_mib * MIB))
+    layout = make_layout(size_mib=160, architecture="amd64", seed="x")
+    write_table(raw, layout, runner=RealRunner())
+    offset = f"offset={layout.root.start},lazy_itable_init=1"
+    run(
+        Command(["mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, "-J", "size=4", "-E", offset, raw,
+                 f"{layout.root.size // 1024}k"])
+    )  # fmt: skip
+    commands = tmp_path / "commands"
+    commands.write_text("cd /etc\nmknod disk b 8 17\nmknod whiteout c 0 0\nmknod far c 300 60000\n"
+                        "sif os-release uid 1234567\nsif os-release gid 98765\n")  # fmt: skip
+    run(Command(["debugfs", "-w", "-f", commands, f"{raw}?offset={layout.root.start}"]))
+    return publish(raw, directory)
+
+
+def facts(archive: tarfile.TarFile) -> dict[str, tuple[Any, ...]]:
+    found = {}
+    for member in archive:
+        file = archive.extractfile(member) if member.isfile() else None
+        content = sha256_of(file.read()) if file else member.linkname
+        found[member.name] = (member.type, oct(member.mode), member.uid, member.gid, content)
+    return found
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_the_root_as_a_tar_has_every_file_with_all_that_it_has(tmp_path: Path) -> None:
+    image = as_format(publish_root_disk(tmp_path, tmp_path), "tar")
+
+    with tarfile.open(image.path) as archive:
+        found = facts(archive)
+        release = archive.getmember("./etc/os-release")
+        devices = {
+            name: (m.devmajor, m.devminor)
+            for name in ("disk", "whiteout", "far")
+            for m in [archive.getmember(f"./etc/{name}")]
+        }
+    for path in (tmp_path / "tree").rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.name not in ("os-release", "again"):
+            name = f"./{path.relative_to(tmp_path / 'tree')}"
+            assert found[name][0] == tarfile.REGTYPE
+            assert found[name][4] == sha256_file(path), name
+            assert found[name][1] == oct(path.stat().st_mode & 0o7777)
+    assert found["./etc/closed"][:2] == (tarfile.DIRTYPE, "0o700")
+    assert found["./etc/short"][4] == "os-release"
+    assert found["./etc/long"][4] == "/" + "a-long-way/" * 20
+    assert found["./etc/fifo"][0] == tarfile.FIFOTYPE
+    assert devices == {"disk": (8, 17), "whiteout": (0, 0), "far": (300, 60000)}
+    names = {"./etc/again", "./etc/os-release"}
+    assert {found[name][0] for name in names} == {tarfile.REGTYPE, tarfile.LNKTYPE}
+    assert found["./etc/again"][2:4] == (1234567, 98765)
+    first = min(names)
+    with tarfile.open(image.path) as archive:
+        headers = archive.getmember(first).pax_headers
+    assert headers["SCHILY.xattr.user.note"].encode(errors="surrogateescape") == TREE_XATTR
+    assert headers["SCHILY.xattr.user.large"] == "x" * 900
+    assert release.linkname in ("./etc/again", "")
+    assert not any(name.endswith("lost+found") for name in found)
+    count = sum(1 for _ in (tmp_path / "tree").rglob("*"))
+    assert len(found) == count + 1 + 3, "the root itself, and three devices"
+
+
+def test_gnu_tar_unpacks_the_root_with_its_attributes(tmp_path: Path) -> None:
+    image = as_format(publish_root_disk(tmp_path, tmp_path), "tar")
+
+    out = tmp_path / "out"
+    out.mkdir()
+    tool("tar", "-C", out, "-xf", image.path, "--xattrs", "--xattrs-include=*", "--no-same-owner",
+         "--exclude=./etc/disk", "--exclude=./etc/whiteout", "--exclude=./etc/far")  # fmt: skip
+
+    assert os.getxattr(out / "etc/os-release", "user.note") == TREE_XATTR
+    assert (out / "etc/again").samefile(out / "etc/os-release")
+    assert (out / "srv/sparse").read_bytes() == (tmp_path / "tree/srv/sparse").read_bytes()
+
+
+def test_a_tar_that_differs_from_the_disk_in_one_byte_is_found(tmp_path: Path) -> None:
+    manifest = publish_root_disk(tmp_path, tmp_path)
+    path = as_format(manifest, "tar").path
+    content = bytearray(path.read_bytes())
+    at = content.index((tmp_path / "tree/srv/large").read_bytes()[-100:])
+    content[at + 99] ^= 1
+    path.write_bytes(content)
+
+    with (
+        open_disk(file_node(manifest.with_suffix(".qcow2"), "qcow2")) as disk,
+        pytest.raises(IntegrityError, match=r"\./srv/large differs"),
+    ):
+        check_root_tar(disk, path)
+
+
+def test_a_file_system_that_was_not_unmounted_is_refused(tmp_path: Path) -> None:
+    raw = tmp_path / "fs.raw"
+    run(Command(["mke2fs", "-q", "-F", "-t", "ext4", raw, "16M"]))
+    run(Command(["debugfs", "-w", "-R", "feature needs_recovery", raw]))
+    content = raw.read_bytes()
+
+    with pytest.raises(Exception, match="features 0x4 isn't understood"):
+        Ext4(lambda offset, length: content[offset : offset + length])
+
+
+def test_a_disk_needs_not_be_read_to_its_end(tmp_path: Path) -> None:
+    raw = tmp_path / "x.raw"
+    raw.write_bytes(random.Random(1).randbytes(16 * MIB))
+
+    with open_disk(file_node(raw, "raw")) as disk:
+        first = next(disk.pieces())
+
+    assert first.data == raw.read_bytes()[:MIB]
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_with_the_tools_words(tmp_path: Path) -> None:
+    path = tmp_path / "x.qcow2"
+    path.write_bytes(b"no qcow2 at all")
+
+    with (
+        pytest.raises(IntegrityError, match=r"cannot read .*x\.qcow2: .*not in qcow2 format"),
+        open_disk(file_node(path, "qcow2")) as disk,
+    ):
+        list(disk.pieces())
