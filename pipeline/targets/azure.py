@@ -60,8 +60,8 @@ class AzurePlatform:
         group = settings.resource_group
         yield f"resource group {group}", lambda: next(iter(compute.virtual_machines.list(group)), 0)
         yield f"container {settings.container}", self._account.container.exists
-        for name in (settings.subnet, *settings.further_subnets):
-            yield f"subnet {name}", partial(network.subnets.get, *self._at(SUBNET, name))
+        at = self._at(SUBNET, settings.subnet)
+        yield f"subnet {settings.subnet}", partial(network.subnets.get, *at)
         if settings.gallery:
             name = settings.gallery.name
             yield f"gallery {name}", partial(compute.galleries.get, group, name)
@@ -122,8 +122,8 @@ class AzurePlatform:
             return self._fleet.list(cluster)
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
-        """Make cards, then the machine; what is there already of this very payload is kept."""
-        refuse_unfit(spec, self._settings)
+        """Make the card, then the machine; what is there already of this very payload is kept."""
+        refuse_unfit(spec)
         with azure_errors(f"make {spec.name}"):
             return self._fleet.create(spec, image)
 

@@ -51,12 +51,12 @@ class Fleet:
         )
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
-        """Make cards, then the machine; what is there already of this very payload is kept."""
+        """Make the card, then the machine; what is there already of this very payload is kept."""
         there = _found(self._machines.get, self._group, spec.name)
         if there is None:
             place = self._place()
-            nics = [self._make_nic(place, spec, index) for index in range(len(spec.macs))]
-            self._make_machine(spec, vm_body(self._settings, place, spec, image, nics))
+            nic = self._make_nic(place, spec)
+            self._make_machine(spec, vm_body(self._settings, place, spec, image, nic))
         elif not is_of(there, spec):
             raise _in_the_way("machine", there)
         self._tag_disk(spec)
@@ -82,21 +82,21 @@ class Fleet:
                 return ""  # it wrote nothing yet
 
     def delete(self, name: str, nics: Iterable[str], disks: Iterable[str]) -> None:
-        """Remove a machine, then those of its cards and disks that didn't go with it."""
+        """Remove a machine, then what of its card and disk didn't go with it."""
         self._machines.begin_delete(self._group, name).result()
         for nic in nics:
             self._nics.begin_delete(self._group, nic).result()
         for disk in disks:
             self._disks.begin_delete(self._group, disk).result()
 
-    def _make_nic(self, place: Place, spec: InstanceSpec, index: int) -> str:
+    def _make_nic(self, place: Place, spec: InstanceSpec) -> str:
         from azure.mgmt.network.models import NetworkInterface
 
-        name = nic_name(spec.name, index)
+        name = nic_name(spec.name)
         there = _found(self._nics.get, self._group, name)
         if there is not None and not is_of(there, spec):
             raise _in_the_way("network card", there)
-        body = NetworkInterface(nic_body(self._settings, place, spec, index))
+        body = NetworkInterface(nic_body(self._settings, place, spec))
         return str(self._nics.begin_create_or_update(self._group, name, body).result().id)
 
     def _make_machine(self, spec: InstanceSpec, body: dict[str, Any]) -> None:
@@ -119,11 +119,10 @@ class Fleet:
 
     def _instance(self, spec: InstanceSpec) -> Instance:
         machine = self._machines.get(self._group, spec.name, expand="instanceView")
-        names = [nic_name(spec.name, index) for index in range(len(spec.macs))]
-        nics = [self._nics.get(self._group, name) for name in names]
+        nic = self._nics.get(self._group, nic_name(spec.name))
         disk = _found(self._disks.get, self._group, disk_name(spec.name))
         (instance,) = instances_of(
-            _plain([machine]), _plain(nics), [disk] if disk else [], spec.cluster
+            _plain([machine]), _plain([nic]), [disk] if disk else [], spec.cluster
         )
         return instance
 
@@ -131,9 +130,7 @@ class Fleet:
         settings = self._settings
         group, chosen = settings.security_group, settings.availability_set
         return Place(
-            subnets=tuple(
-                self._id(SUBNET, name) for name in (settings.subnet, *settings.further_subnets)
-            ),
+            subnet=self._id(SUBNET, settings.subnet),
             security_group=self._id(_SECURITY_GROUP, group) if group else None,
             availability_set=self._id(AVAILABILITY_SET, chosen) if chosen else None,
             ssh_public_key=self._public_key,
@@ -156,7 +153,7 @@ def throwaway_public_key() -> str:
 def _public_key(settings: Settings) -> str:
     if settings.ssh_public_key is None:
         return throwaway_public_key()
-    path = settings.ssh_public_key.expanduser()
+    path = settings.ssh_public_key
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -2,7 +2,7 @@
 """How is a node described to Azure's Resource Manager, and what does Azure say of a machine?
 
 Pure: bodies of requests go out, answers come in. A machine is a virtual machine NAME with a disk
-NAME-os and network cards NAME-nic0, NAME-nic1, …; all bear the node's tags.
+NAME-os and a network card NAME-nic; all bear the node's tags.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kubekiln.channel import CHANNELS
 from kubekiln.errors import KubekilnError
 from pipeline.targets.azure_settings import Settings, Size
 from pipeline.targets.platform import (
@@ -24,8 +25,7 @@ from pipeline.targets.platform import (
 )
 from pipeline.targets.spread import pick_for
 
-CUSTOM_DATA_LIMIT = 65_535
-"""Of the bytes before base64: https://learn.microsoft.com/azure/virtual-machines/custom-data"""
+_CHANNEL = CHANNELS["azure"]
 _CLUSTER, _NODE, _PAYLOAD = (f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload"))
 
 # https://learn.microsoft.com/azure/virtual-machines/states-billing
@@ -44,27 +44,30 @@ Resource = Mapping[str, Any]
 class Place:
     """Resource IDs of what is there before a machine."""
 
-    subnets: tuple[str, ...]
+    subnet: str
     security_group: str | None = None
     availability_set: str | None = None
     ssh_public_key: str = ""
 
 
-def refuse_unfit(spec: InstanceSpec, settings: Settings) -> None:
+def refuse_unfit(spec: InstanceSpec) -> None:
     """Raise before anything is made if Azure can't make this machine."""
-    size = len(spec.user_data.reveal())
-    if size > CUSTOM_DATA_LIMIT:
+    size = len(_custom_data(spec))
+    if _CHANNEL.size is not None and size > _CHANNEL.size:
         raise KubekilnError(
-            f"user-data of {spec.node} has {size} bytes gzipped, Azure takes {CUSTOM_DATA_LIMIT}",
+            f"user-data of {spec.node} has {size} bytes gzipped, Azure takes {_CHANNEL.size}",
             where=str(spec.seed_dir / "user-data"),
             hint="ECDSA keys are smaller than RSA's; what the image holds need not be sent",
         )
-    subnets = 1 + len(settings.further_subnets)
-    if len(spec.macs) > subnets:
+    if len(spec.macs) > 1:
         raise KubekilnError(
-            f"{spec.node} has {len(spec.macs)} network cards, the target has {subnets} subnets",
-            hint="name one of `further_subnets` for each further card",
+            f"{spec.node} has {len(spec.macs)} network cards",
+            hint="a machine of Azure's gets no network-config of ours, so it has one card",
         )
+
+
+def _custom_data(spec: InstanceSpec) -> bytes:
+    return spec.attached("azure")[_CHANNEL.file].reveal()
 
 
 def pick_size(settings: Settings, spec: InstanceSpec) -> str:
@@ -85,11 +88,11 @@ def _cost(size: Size) -> tuple[int, int]:
     return size.cpus, size.memory_mib
 
 
-def nic_body(settings: Settings, place: Place, spec: InstanceSpec, index: int) -> dict[str, Any]:
-    """Describe a network card; the first has the node's addresses."""
-    addresses = spec.addresses if index == 0 and settings.static_addresses else ()
+def nic_body(settings: Settings, place: Place, spec: InstanceSpec) -> dict[str, Any]:
+    """Describe the network card, with the node's addresses."""
+    addresses = spec.addresses if settings.static_addresses else ()
     properties: dict[str, Any] = {
-        "ipConfigurations": list(_ip_configurations(addresses, place.subnets[index])),
+        "ipConfigurations": list(_ip_configurations(addresses, place.subnet)),
         "enableAcceleratedNetworking": settings.accelerated_networking,
         "enableIPForwarding": settings.ip_forwarding,
     }
@@ -118,7 +121,7 @@ def _ip_configurations(addresses: Iterable[str], subnet: str) -> Iterable[dict[s
 
 
 def vm_body(
-    settings: Settings, place: Place, spec: InstanceSpec, image: RemoteImage, nics: Sequence[str]
+    settings: Settings, place: Place, spec: InstanceSpec, image: RemoteImage, nic: str
 ) -> dict[str, Any]:
     """Describe a virtual machine; card and disk go with it when it is deleted."""
     properties: dict[str, Any] = {
@@ -137,8 +140,7 @@ def vm_body(
         "osProfile": _os_profile(settings, place, spec),
         "networkProfile": {
             "networkInterfaces": [
-                {"id": nic, "properties": {"primary": nic == nics[0], "deleteOption": "Delete"}}
-                for nic in nics
+                {"id": nic, "properties": {"primary": True, "deleteOption": "Delete"}}
             ],
         },
         # Without a storage account Azure keeps the console itself.
@@ -161,7 +163,7 @@ def _os_profile(settings: Settings, place: Place, spec: InstanceSpec) -> dict[st
     return {
         "computerName": spec.node,
         "adminUsername": settings.admin_user,
-        "customData": base64.b64encode(spec.user_data.reveal()).decode(),
+        "customData": base64.b64encode(_custom_data(spec)).decode(),
         # The image has no agent of Azure's: cloud-init itself reports that the machine is ready.
         "allowExtensionOperations": False,
         "linuxConfiguration": {
@@ -172,9 +174,9 @@ def _os_profile(settings: Settings, place: Place, spec: InstanceSpec) -> dict[st
     }
 
 
-def nic_name(machine: str, index: int) -> str:
+def nic_name(machine: str) -> str:
     """Name a machine's network card."""
-    return f"{machine}-nic{index}"
+    return f"{machine}-nic"
 
 
 def disk_name(machine: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -77,18 +77,16 @@ class Settings(TargetSettings):
     generation: Literal["V1", "V2"] = "V2"
     """Of the virtual machines: V2 boots by UEFI, V1 by BIOS. The image does both."""
     subnet: str = Field(examples=["kubekiln-net/nodes"])
-    """Of the node network: `network/subnet` of the resource group, or a resource ID."""
-    further_subnets: tuple[str, ...] = Field((), examples=[["kubekiln-net/storage"]])
-    """Of the nodes' further network cards, in their order."""
+    """Of the nodes: `network/subnet` of the resource group, or a resource ID."""
     security_group: str | None = None
-    """Of the network cards: a name in the resource group, or a resource ID."""
+    """Of the network card: a name in the resource group, or a resource ID."""
     static_addresses: bool = True
     """Give each machine the addresses that the cluster's config says; they must be of the subnet.
     Otherwise Azure chooses, which suits no cluster whose config names addresses."""
     accelerated_networking: bool = False
-    """Give the cards a virtual function (SR-IOV); not all sizes have it."""
+    """Give the card a virtual function (SR-IOV); not all sizes have it."""
     ip_forwarding: bool = False
-    """Let the cards pass packets of foreign addresses: for a network plugin without tunnels."""
+    """Let the card pass packets of foreign addresses: for a network plugin without tunnels."""
     size: str | None = Field(None, examples=["Standard_D4s_v5"])
     """Of all machines, whatever the cluster's config says of CPUs and memory."""
     sizes: tuple[Size, ...] = _DSV5
@@ -113,6 +111,11 @@ class Settings(TargetSettings):
     """Of the Resource Manager, where it is none of Azure's own clouds (Azure Stack Hub)."""
     blob_url: str | None = Field(None, examples=["https://images.blob.local.azurestack.external"])
     """Of the storage account's blobs, where its name doesn't say it."""
+
+    def below(self, root: Path) -> Self:
+        """Take the key's path as one below the project, if it isn't absolute."""
+        key = self.ssh_public_key
+        return self.model_copy(update={"ssh_public_key": root / key.expanduser()}) if key else self
 
     @model_validator(mode="after")
     def _zones_or_set(self) -> Settings:

@@ -101,7 +101,7 @@ class Api:
             self._root = ProxmoxAPI(
                 host,
                 user=who.user,
-                verify_ssl=str(ca_file.expanduser()) if ca_file else True,
+                verify_ssl=str(ca_file) if ca_file else True,
                 timeout=_TIMEOUT_S,
                 **(token if who.token else {"password": secret}),
             )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -59,3 +59,8 @@ class Settings(TargetSettings):
     """A resource pool, which must be there, to which machines are added."""
     onboot: bool = True
     """Start the machines when their host starts."""
+
+    def below(self, root: Path) -> Self:
+        """Take the certificate's path as one below the project, if it isn't absolute."""
+        ca_file = self.ca_file
+        return self.model_copy(update={"ca_file": root / ca_file.expanduser()}) if ca_file else self

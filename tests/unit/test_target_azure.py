@@ -29,7 +29,7 @@ from pipeline.targets.azure_machines import (
 from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
 from pipeline.targets.spread import pick_for
 
-PLACE = Place(("/subnets/nodes", "/subnets/storage"), ssh_public_key="ssh-rsa AAAA")
+PLACE = Place("/subnets/nodes", ssh_public_key="ssh-rsa AAAA")
 TAGS = {
     "kubekiln-cluster": "lab", "kubekiln-node": "lab-1", "kubekiln-payload": "0123456789abcdef",
 }  # fmt: skip
@@ -43,7 +43,8 @@ def settings(**more: Any) -> Settings:
 
 
 def node(directory: Path, **more: Any) -> InstanceSpec:
-    (directory / "user-data").write_bytes(b"#cloud-config\n")
+    for name in ("user-data", "meta-data", "network-config"):
+        (directory / name).write_bytes(b"#cloud-config\n")
     given: dict[str, Any] = {
         "cluster": "lab", "node": "lab-1", "role": "worker", "seed_dir": directory,
         "seed_iso": directory / "seed.iso", "payload": "0123456789abcdef",
@@ -64,7 +65,7 @@ def resource(name: str, **properties: Any) -> dict[str, Any]:
 def test_custom_data_is_the_gzipped_user_data_in_base64(tmp_path: Path) -> None:
     spec = node(tmp_path)
 
-    body = vm_body(settings(), PLACE, spec, RemoteImage("/image", "image"), ["/nic0"])
+    body = vm_body(settings(), PLACE, spec, RemoteImage("/image", "image"), "/nic")
 
     profile = body["properties"]["osProfile"]
     assert base64.b64decode(profile["customData"]) == spec.user_data.reveal()
@@ -73,36 +74,29 @@ def test_custom_data_is_the_gzipped_user_data_in_base64(tmp_path: Path) -> None:
 
 
 def test_card_and_disk_go_with_the_machine(tmp_path: Path) -> None:
-    nics = ["/nic0", "/nic1"]
+    body = vm_body(settings(), PLACE, node(tmp_path), RemoteImage("/image", "image"), "/nic")
 
-    body = vm_body(settings(), PLACE, node(tmp_path), RemoteImage("/image", "image"), nics)
-
-    listed = body["properties"]["networkProfile"]["networkInterfaces"]
-    assert [(n["id"], n["properties"]["primary"]) for n in listed] == [
-        ("/nic0", True), ("/nic1", False),
-    ]  # fmt: skip
-    disk = body["properties"]["storageProfile"]["osDisk"]
-    assert {disk["deleteOption"], *(n["properties"]["deleteOption"] for n in listed)} == {"Delete"}
+    (nic,) = body["properties"]["networkProfile"]["networkInterfaces"]
+    assert nic == {"id": "/nic", "properties": {"primary": True, "deleteOption": "Delete"}}
+    assert body["properties"]["storageProfile"]["osDisk"]["deleteOption"] == "Delete"
     assert body["tags"] == TAGS
 
 
-def test_the_first_card_has_the_nodes_addresses_and_ipv4_comes_first(tmp_path: Path) -> None:
+def test_the_card_has_the_nodes_addresses_and_ipv4_comes_first(tmp_path: Path) -> None:
     spec = node(tmp_path, addresses=("fd00::11", "10.80.0.11"))
 
-    first, second = (nic_body(settings(), PLACE, spec, index) for index in (0, 1))
+    body = nic_body(settings(), PLACE, spec)
 
-    configurations = [c["properties"] for c in first["properties"]["ipConfigurations"]]
+    configurations = [c["properties"] for c in body["properties"]["ipConfigurations"]]
     assert [(c["privateIPAddressVersion"], c["primary"], c["privateIPAddress"])
             for c in configurations] == [
         ("IPv4", True, "10.80.0.11"), ("IPv6", False, "fd00::11"),
     ]  # fmt: skip
-    (other,) = (c["properties"] for c in second["properties"]["ipConfigurations"])
-    assert other["privateIPAllocationMethod"] == "Dynamic"
-    assert other["subnet"] == {"id": "/subnets/storage"}
+    assert all(c["subnet"] == {"id": "/subnets/nodes"} for c in configurations)
 
 
 def test_a_card_without_ipv4_of_the_cluster_gets_one_from_azure(tmp_path: Path) -> None:
-    body = nic_body(settings(), PLACE, node(tmp_path, addresses=("fd00::11",)), 0)
+    body = nic_body(settings(), PLACE, node(tmp_path, addresses=("fd00::11",)))
 
     methods = [c["properties"]["privateIPAllocationMethod"]
                for c in body["properties"]["ipConfigurations"]]  # fmt: skip
@@ -130,9 +124,15 @@ def test_a_node_that_no_size_fits_is_refused(tmp_path: Path) -> None:
         pick_size(settings(), node(tmp_path, cpus=999))
 
 
-def test_more_cards_than_subnets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(KubekilnError, match="2 network cards, the target has 1 subnets"):
-        refuse_unfit(node(tmp_path, macs=("a", "b")), settings())
+def test_a_further_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KubekilnError, match="lab-1 has 2 network cards"):
+        refuse_unfit(node(tmp_path, macs=("a", "b")))
+
+
+def test_a_relative_path_is_one_below_the_project() -> None:
+    assert settings(ssh_public_key="key.pub").below(Path("/p")).ssh_public_key == Path("/p/key.pub")
+    assert settings(ssh_public_key="/key.pub").below(Path("/p")).ssh_public_key == Path("/key.pub")
+    assert settings().below(Path("/p")).ssh_public_key is None
 
 
 def test_zones_and_an_availability_set_exclude_each_other() -> None:
@@ -161,10 +161,10 @@ def test_a_machines_state_is_whether_it_was_made_then_whether_it_runs(
 def test_parts_without_a_machine_are_a_failed_machine() -> None:
     other = {**resource("else"), "tags": {"owner": "somebody"}}
 
-    (found,) = instances_of([], [resource("lab-lab-1-nic0"), other], [resource("d")], None)
+    (found,) = instances_of([], [resource("lab-lab-1-nic"), other], [resource("d")], None)
 
     assert (found.cluster, found.node, found.state) == ("lab", "lab-1", "failed")
-    assert found.extra == {"nics": "lab-lab-1-nic0", "disks": "d"}
+    assert found.extra == {"nics": "lab-lab-1-nic", "disks": "d"}
     assert instances_of([resource("m")], [], [], "another") == []
 
 

@@ -26,8 +26,10 @@ from tests.platforms.fakes.arm import SUBSCRIPTION, Arm, Resource
 from tests.platforms.fakes.arm_server import GOOD_HEADER, ArmServer, identity_endpoint
 from tests.platforms.rigs.rig import Trouble
 from tests.support.azurite import ACCOUNT, KEY, azurite
+from tests.support.faults import Door
+from tests.support.node import npm_server
 from tests.support.servers import serving
-from tests.support.tls import TlsDoor, make_certificate
+from tests.support.tls import make_certificate
 
 GROUP, LOCATION, CONTAINER = "kubekiln", "westeurope", "kubekiln"
 _BASE = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
@@ -46,6 +48,10 @@ class AzureRig:
     name = "azure"
     format: FormatName = "vhd"
     cannot: Mapping[str, str] = {}
+
+    @staticmethod
+    def prepare() -> None:
+        npm_server("azurite")
 
     def __enter__(self) -> AzureRig:
         with contextlib.ExitStack() as stack:
@@ -131,7 +137,8 @@ class AzureRig:
             words = ("--inMemoryPersistence", "--extentMemoryLimit", "1")
             where = self._directory / "full"
             return self._stack.enter_context(azurite(where, self._certificate, *words)).url()
-        door = TlsDoor(self.storage.port, self._certificate, mode=_DOOR_MODES[trouble])
+        tls = self._certificate.server_context()
+        door = Door(self.storage.port, mode=_DOOR_MODES[trouble], tls=tls)
         return self.storage.url(self._stack.enter_context(door.opened()).port)
 
     def _read_disk(self, url: str) -> str:
@@ -166,8 +173,6 @@ def _what_is_there() -> Mapping[str, Resource]:
     made = [
         ("Microsoft.Network/virtualNetworks/net/subnets/nodes",
          {"addressPrefixes": ["10.80.0.0/24", "fd00:80::/64"]}),
-        ("Microsoft.Network/virtualNetworks/net/subnets/storage",
-         {"addressPrefixes": ["10.81.0.0/24"]}),
         ("Microsoft.Compute/galleries/images", {}),
         ("Microsoft.Compute/availabilitySets/nodes", {}),
     ]  # fmt: skip
