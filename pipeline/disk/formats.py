@@ -79,6 +79,7 @@ def as_format(manifest: Path, wanted: FormatName, *, reread: bool = False) -> Di
     manifest = manifest.resolve()
     about = json.loads(manifest.read_text())
     if wanted == "qcow2":
+        _require_baked(manifest, about, read=reread)
         qcow2 = about["qcow2"]
         return _image(about, manifest.parent / qcow2["path"], wanted, qcow2)
     writer = WRITERS[wanted]
@@ -127,13 +128,19 @@ def _find(path: Path, about: Mapping[str, Any], *, reread: bool) -> _Record | No
     return record
 
 
+def _require_baked(beside: Path, about: Mapping[str, Any], *, read: bool) -> Path:
+    """Find the qcow2 beside a file; raises IntegrityError if it is not as it was baked."""
+    path, baked = beside.with_name(about["qcow2"]["path"]), about["qcow2"]
+    whole = path.is_file() and path.stat().st_size == baked["size"]
+    if whole and (not read or sha256_file(path) == baked["sha256"]):
+        return path
+    what = "is not what was baked" if path.exists() else "is gone"
+    raise IntegrityError(f"{path} {what}", hint="remove what is there, then `kubekiln image bake`")
+
+
 def _make(path: Path, about: Mapping[str, Any], writer: Writer) -> _Record:
     """Write a file anew; it gets its name when it was read back."""
-    qcow2 = path.with_name(about["qcow2"]["path"])
-    if sha256_file(qcow2) != about["qcow2"]["sha256"]:
-        raise IntegrityError(
-            f"{qcow2} is not what was baked", hint="remove it, then `kubekiln image bake`"
-        )
+    qcow2 = _require_baked(path, about, read=True)
     size = -(-about["qcow2"]["virtual_size"] // writer.unit) * writer.unit
     name = path.name.removesuffix(f".{writer.suffix}")
     source = Source(file_node(qcow2, "qcow2"), name, size, about["architecture"])

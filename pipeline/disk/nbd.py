@@ -28,7 +28,7 @@ Node = Mapping[str, Any]
 """A file with its format, as QEMU's block layer is told it."""
 
 _SERVE = Path(__file__).with_name("serve-disk.sh")
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 120.0
 # Requests on their way: qemu-nbd decompresses ahead while we use what we have.
 _DEPTH = 4
 

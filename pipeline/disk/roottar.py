@@ -68,7 +68,7 @@ def _members(filesystem: Ext4) -> Iterator[_Member]:
         member = tarfile.TarInfo(path)
         member.type, member.mode = kind, stat.S_IMODE(inode.mode)
         member.uid, member.gid, member.mtime = inode.uid, inode.gid, inode.mtime
-        if inode.links > 1 and inode.number in seen and kind != tarfile.DIRTYPE:
+        if inode.number in seen:
             member.type, member.linkname = tarfile.LNKTYPE, seen[inode.number]
             yield member, iter(())
             continue

@@ -71,6 +71,7 @@ def _write_vmdk(source: Source, out: Path) -> None:
 
 
 def _write_ova(source: Source, out: Path) -> None:
+    # In one place: the vmdk becomes the OVA.
     _write_vmdk(source, out)
     write_ova(out, out, Appliance(source.name, source.size, source.architecture))
 

@@ -29,6 +29,7 @@ from pipeline.disk.gce import read_gce, write_gce
 from pipeline.disk.gzipped import gzip_stream
 from pipeline.disk.pieces import CHUNK, Piece, cut, padded, require_same
 from pipeline.disk.writers import WRITERS, Source, Writer
+from pipeline.targets.platform import FormatName
 
 CONTENT = b"the content of a disk"
 NOISE = random.Random(1).randbytes(2000)
@@ -148,6 +149,7 @@ def bake_again(path: Path) -> None:
     path.with_suffix(".qcow2").write_bytes(b"QFI\xfbX")
     about = json.loads(path.with_suffix(".json").read_text())
     about["qcow2"]["sha256"] = sha256_bytes(b"QFI\xfbX")
+    about["qcow2"]["size"] = 5
     path.with_suffix(".json").write_text(json.dumps(about))
 
 
@@ -229,6 +231,16 @@ def test_a_qcow2_that_is_not_what_was_baked_is_not_converted(
 
     assert raised.value.problems[0].hint
     assert copier.written == 0
+
+
+@pytest.mark.parametrize("form", ["qcow2", "vmdk"])
+def test_a_qcow2_that_is_gone_is_said_to_be_gone(
+    manifest: Path, copier: Copier, form: FormatName
+) -> None:
+    manifest.with_suffix(".qcow2").unlink()
+
+    with pytest.raises(IntegrityError, match=r"0123456789ab\.qcow2 is gone"):
+        as_format(manifest, form)
 
 
 def test_what_a_killed_conversion_left_goes_with_the_next_one_of_any_format(
