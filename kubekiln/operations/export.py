@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudinit.datasource import LIMITS
-from cloudinit.modeltypes import DatasourceName
+from kubekiln.channel import CHANNELS, DatasourceName
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.operations.exportfiles import Output
 from kubekiln.operations.shipment import image_in, plan_of, specs_of
@@ -38,7 +37,7 @@ def check_sizes(nodes: Sequence[InstanceSpec], platform: DatasourceName, *, plai
 
     `plain`: the tool can't be given gzip.
     """
-    limit = LIMITS[platform]
+    limit = CHANNELS[platform]
     problems = []
     for node in nodes:
         text = (node.seed_dir / "user-data").read_bytes()

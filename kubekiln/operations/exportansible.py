@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cloudinit.modeltypes import DatasourceName
+from kubekiln.channel import DatasourceName
 from kubekiln.operations.export import Shipment, check_sizes, image_facts, node_facts
 from kubekiln.operations.exportfiles import Output
 from pipeline.targets.platform import InstanceSpec

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from cloudinit.modeltypes import DatasourceName
+from kubekiln.channel import DatasourceName
 from kubekiln.operations.export import Shipment, check_sizes
 from kubekiln.operations.exportfiles import Output
 from kubekiln.operations.prepare import load, render

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cloudinit.modeltypes import DatasourceName
+from kubekiln.channel import DatasourceName
 from kubekiln.operations.export import Shipment, check_sizes, image_facts, node_facts
 from kubekiln.operations.exportfiles import Output
 
