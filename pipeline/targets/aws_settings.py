@@ -15,6 +15,7 @@ class Settings(TargetSettings):
     """EC2 in one region of one account."""
 
     type: Literal["aws"]
+    """Amazon EC2."""
     profile: str | None = Field(None, examples=["kubekiln"])
     """A profile of ~/.aws/config; without it what AWS_PROFILE names, or `default`."""
     region: str | None = Field(None, examples=["eu-central-1"])

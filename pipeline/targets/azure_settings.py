@@ -50,6 +50,7 @@ class Settings(TargetSettings):
     """A resource group of Azure."""
 
     type: Literal["azure"]
+    """Microsoft Azure."""
     subscription: str | None = Field(None, examples=["00000000-0000-0000-0000-000000000000"])
     """Its ID. If not given: AZURE_SUBSCRIPTION_ID, then the one that `az account set` chose."""
     resource_group: str = Field(examples=["kubekiln"])

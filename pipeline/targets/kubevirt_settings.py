@@ -16,6 +16,7 @@ class Settings(TargetSettings):
     """A Kubernetes cluster with KubeVirt and CDI, such as Harvester."""
 
     type: Literal["kubevirt"]
+    """KubeVirt, with CDI."""
     context: str | None = None
     """Of the kubeconfig; its current context if not given."""
     namespace: str | None = None

@@ -66,6 +66,7 @@ class Settings(TargetSettings):
     """QEMU machines of a libvirt daemon, on this host or elsewhere."""
 
     type: Literal["libvirt"]
+    """A libvirt daemon."""
     uri: str | None = Field(
         default=None, examples=["qemu:///system", "qemu+ssh://root@host/system", "qemu:///session"]
     )

@@ -63,6 +63,7 @@ class Settings(TargetSettings):
     """An OpenStack project."""
 
     type: Literal["openstack"]
+    """OpenStack: Glance, Nova, Neutron."""
     cloud: Text | None = Field(default=None, examples=["lab"])
     """Entry of clouds.yaml; if not given, what OS_CLOUD or the other OS_* variables say."""
     region: Text | None = None

@@ -35,6 +35,7 @@ class Settings(TargetSettings):
     """Hosts of a Proxmox VE cluster."""
 
     type: Literal["proxmox"]
+    """Proxmox VE."""
     endpoint: str | None = Field(None, examples=["https://pve1.example.org:8006"])
     """Of the API. If not given: PROXMOX_VE_ENDPOINT, PROXMOX_URL or PROXMOX_HOST."""
     ca_file: Path | None = Field(None, examples=["~/.config/pve-root-ca.pem"])

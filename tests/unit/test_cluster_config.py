@@ -39,6 +39,10 @@ def dual(*, nodes: list[dict[str, Any]] | None = None, **network: Any) -> dict[s
 
 TWO = [*cluster_data()["nodes"], node()]
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a static address where the platform gives the network": (
+        {"datasource": "ec2"},
+        "addressing static with datasource ec2",
+    ),
     "pods overlap nodes": ({"network": {"pod_cidr": "10.80.0.0/16"}}, "pod_cidr 10.80.0.0/16 over"),
     "services overlap pods": (
         {"network": {"service_cidr": "10.244.128.0/20"}},
