@@ -11,7 +11,8 @@ from typing import Any
 from kubekiln.channel import CHANNELS, DatasourceName
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.operations.exportfiles import Output
-from kubekiln.operations.shipment import image_in, plan_of, specs_of
+from kubekiln.operations.prepare import load
+from kubekiln.operations.shipment import image_in, specs_of
 from kubekiln.paths import Project
 from pipeline.targets.platform import DiskImage, FormatName, InstanceSpec
 
@@ -27,7 +28,7 @@ class Shipment:
 
 def shipment_of(project: Project, cluster: str, wanted: FormatName) -> Shipment:
     """Bake the cluster's image (from the cache), and render its nodes."""
-    plan = plan_of(project, cluster)
+    plan = load(project, cluster)
     image = image_in(project, plan, wanted)
     return Shipment(plan.cluster.name, image, tuple(specs_of(project, plan, image)))
 
