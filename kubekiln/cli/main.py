@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import typer
 
-from kubekiln.cli import addons, cluster, delivery, doctor, image, kubeconfig, lock, run, tunnel
+from kubekiln.cli import (
+    addons,
+    cluster,
+    delivery,
+    doctor,
+    image,
+    kubeconfig,
+    lock,
+    run,
+    serve,
+    tunnel,
+)
 
 app = typer.Typer(
     name="kubekiln",
@@ -30,7 +41,13 @@ app.add_typer(
     kubeconfig.app, name="kubeconfig", help="Your own kubectl's way into a cluster: merge, unmerge."
 )
 app.add_typer(lock.app, name="lock", help="The pinned components: show, verify, update, mirror.")
-for command in (*run.commands, *delivery.commands, *tunnel.commands, *doctor.commands):
+for command in (
+    *run.commands,
+    *delivery.commands,
+    *serve.commands,
+    *tunnel.commands,
+    *doctor.commands,
+):
     app.command(
         name=command.name,
         context_settings=dict(command.context_settings),

@@ -51,6 +51,8 @@ class Machine:
     """VLAN ID that the node network has on its card, if it is tagged."""
     nics: tuple[str, ...] = ()
     """MAC addresses of its further network cards, on a network of their own."""
+    key_dir: Path | None = None
+    """Directory with its key to its user-data, in several forms, if that is encrypted."""
 
     @property
     def macs(self) -> tuple[str, ...]:
