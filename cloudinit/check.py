@@ -16,6 +16,7 @@ import yaml
 
 from cloudinit.model import Cluster
 from cloudinit.part import Context, NodeFile
+from cloudinit.protect import NOTE_PATH
 from cloudinit.userdata import MANIFEST_PATH, costs
 from kubekiln.channel import CHANNELS, compress
 from kubekiln.errors import ConfigError, Problem
@@ -31,12 +32,18 @@ _LARGEST_SHOWN = 5
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def check_userdata(context: Context, files: tuple[NodeFile, ...], userdata: bytes) -> int:
-    """Raise ConfigError with all problems of a node's payload; gives its compressed size."""
-    size_gzip = len(compress(userdata))
+def check_userdata(
+    context: Context, files: tuple[NodeFile, ...], userdata: bytes, attached: bytes
+) -> int:
+    """Raise ConfigError with all problems of a node's payload.
+
+    `attached` is what the platform is given of `userdata`; gives its compressed size.
+    """
+    size_gzip = len(compress(attached))
     problems = [
         *(Problem(text) for text in structure_problems(userdata)),
         *(Problem(text) for text in secrecy_problems(files)),
+        *(Problem(text) for text in exposure_problems(context, attached)),
         *size_problems(context, files, size_gzip),
     ]
     if problems:
@@ -74,6 +81,20 @@ def secrecy_problems(files: tuple[NodeFile, ...]) -> Iterator[str]:
             yield f"{file.path} holds a secret and has mode {file.mode:04o}"
 
 
+def exposure_problems(context: Context, attached: bytes) -> Iterator[str]:
+    """Where user-data is protected, what the platform is given holds no key, and is small."""
+    if context.cluster.userdata.protect == "none":
+        return
+    document = yaml.load(attached, Loader=_Loader)
+    for key in sorted(document.keys() - _ALLOWED_KEYS):
+        yield f"protected user-data has the key {key}"
+    for entry in document["write_files"]:
+        if _SECRET.search(entry["content"].encode()):
+            yield f"protected user-data of {context.owner.name} shows a secret in {entry['path']}"
+    if document["write_files"][-1]["path"] != NOTE_PATH:
+        yield f"the last file of protected user-data is not {NOTE_PATH}"
+
+
 def size_problems(
     context: Context, files: tuple[NodeFile, ...], size_gzip: int
 ) -> Iterator[Problem]:
@@ -101,4 +122,5 @@ def _remedies(cluster: Cluster) -> Iterator[str]:
     if cluster.addons:
         yield "fewer add-ons in the user-data (apply large ones later, or from an element)"
     yield "a seed disk, where the platform attaches one (datasource: nocloud)"
-    yield "user-data that is fetched once by its machine (userdata.protect: url)"
+    if cluster.userdata.protect != "url":
+        yield "user-data that its machine fetches once (userdata.protect: url)"

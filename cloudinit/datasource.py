@@ -60,4 +60,16 @@ def the_platform_gives_the_network(cluster: Cluster) -> Iterator[Finding]:
             )
 
 
+def exposure(cluster: Cluster) -> str | None:
+    """Say who else can read the nodes' keys where their user-data goes, if anybody can."""
+    channel = CHANNELS[cluster.datasource]
+    if not channel.readable or cluster.userdata.protect != "none":
+        return None
+    return (
+        f"note: the user-data of {cluster.name} holds private keys. {channel.title} keeps it, "
+        f"readable by {channel.readable}; docs/secrets.md says how to protect it "
+        "(userdata.protect: age, url)"
+    )
+
+
 DATASOURCE_RULES: tuple[Rule, ...] = (the_platform_gives_the_network,)

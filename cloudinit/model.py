@@ -24,6 +24,7 @@ from cloudinit.modeltypes import (
 from cloudinit.networkmodel import NetworkConfig
 from cloudinit.nic import InterfaceName, MacAddress, Nic, refuse_both
 from cloudinit.nodepool import NodePool
+from cloudinit.protectmodel import UserData
 from cloudinit.statemodel import StateSettings
 from kubekiln.channel import DatasourceName
 from kubekiln.config import Model, Version
@@ -136,6 +137,8 @@ class Cluster(Model):
     datasource: DatasourceName = "nocloud"
     """Where the nodes get their user-data from: its size limit must hold, and `image` must look
     there."""
+    userdata: UserData = UserData()
+    """How user-data is kept from the platform, and from who reads what that keeps."""
     network: NetworkConfig
     """Networks."""
     api: Api = Api()

@@ -19,8 +19,10 @@ from cloudinit.families import joined
 from cloudinit.model import Cluster, Node
 from cloudinit.networkconfig import render_networkconfig
 from cloudinit.nodepool import NodePool
+from cloudinit.offers import Offers
 from cloudinit.part import Context, NodeFile
 from cloudinit.pool import Chunk, Size
+from cloudinit.protect import REST, prepare, protect, token_of
 from cloudinit.rendered import RenderedCluster, RenderedNode, RenderedPool
 from cloudinit.roles import compose
 from cloudinit.seed import build_iso
@@ -30,7 +32,7 @@ from cloudinit.userdata import node_files, render_metadata, render_userdata
 from cloudinit.versions import component_versions
 from kubekiln.channel import CHANNELS
 from kubekiln.errors import ConfigError, StorageError
-from kubekiln.files import locked, make_dir, write_atomic
+from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
 from kubekiln.paths import Project
 from kubekiln.progress import say, step
 
@@ -42,6 +44,9 @@ class Payload:
     context: Context
     files: tuple[NodeFile, ...]
     seed: dict[str, bytes] = field(repr=False)
+    """What the platform is given."""
+    keys: Mapping[str, bytes] = field(repr=False)
+    """What the machine gets another way, where user-data is protected."""
     size_gzip: int
 
 
@@ -69,14 +74,16 @@ def render_cluster(
             _refuse_orphans(cluster, project)
         created = state.is_new
         versions = component_versions(cluster, project)
+        prepare(cluster, state)
         state.complete(cluster.pools)
         kubeconfig = hostkubeconfig.render(cluster, state)
-        with staged(final_dir) as staging_dir:
-            job = _Job(cluster, state, project, versions, staging_dir, final_dir)
+        with staged(final_dir) as nodes_dir, staged_keys(cluster, project) as keys_dir:
+            job = _Job(cluster, state, project, versions, nodes_dir, keys_dir)
             sizes = _render_nodes(job, workers)
             state.commit()
             write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
-            publish(staging_dir, final_dir, keep={owner.name for owner in cluster.payloads})
+            job.publish()
+        offer_all(cluster, project, state)
         nodes, pools = _rendered(job, sizes)
         name, days = state.days_left()
     admin = directory / hostkubeconfig.NAME
@@ -111,12 +118,13 @@ def render_payload(
     context = Context(cluster, owner, state, project, versions)
     files = node_files(context, compose(context))
     userdata = render_userdata(context, files)
-    size_gzip = check_userdata(context, files, userdata)
-    seed = {"user-data": userdata}
+    divided = protect(context, files, userdata)
+    size_gzip = check_userdata(context, files, userdata, divided.userdata)
+    seed = {"user-data": divided.userdata}
     if isinstance(owner, Node):
         seed["meta-data"] = render_metadata(cluster.name, owner.name, userdata)
         seed["network-config"] = render_networkconfig(context)
-    return Payload(context, files, seed, size_gzip)
+    return Payload(context, files, seed, divided.keys, size_gzip)
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,25 @@ class _Job:
     state: State
     project: Project
     versions: Mapping[str, str]
-    staging_dir: Path
-    final_dir: Path
+    new_nodes_dir: Path
+    new_keys_dir: Path | None
+    """None where no machine has or had such files."""
+
+    @property
+    def nodes_dir(self) -> Path:
+        return self.project.nodes_dir / self.cluster.name
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.project.keys_dir / self.cluster.name
+
+    def publish(self) -> None:
+        """Put everything in its place; keys first, since without them the rest is of no use."""
+        owners = {owner.name for owner in self.cluster.payloads}
+        if self.new_keys_dir is not None:
+            protects = self.cluster.userdata.protect != "none"
+            publish(self.new_keys_dir, self.keys_dir, keep=owners if protects else ())
+        publish(self.new_nodes_dir, self.nodes_dir, keep=owners)
 
     def render(self, indexes: range) -> Chunk:
         """Render some nodes and put them aside."""
@@ -141,8 +166,11 @@ class _Job:
         files = payload.seed | channel.attach(payload.seed)
         if isinstance(owner, Node):
             files["seed.iso"] = build_iso(payload.seed)
-        if not is_current(self.final_dir / owner.name, files):
-            write_node(self.staging_dir / owner.name, files)
+        if not is_current(self.nodes_dir / owner.name, files):
+            write_node(self.new_nodes_dir / owner.name, files)
+        is_new = payload.keys and not is_current(self.keys_dir / owner.name, payload.keys)
+        if is_new and self.new_keys_dir is not None:
+            write_node(self.new_keys_dir / owner.name, payload.keys)
         return Size(len(payload.seed["user-data"]), payload.size_gzip)
 
 
@@ -170,7 +198,7 @@ def _rendered(
         RenderedNode(
             name=node.name,
             role=node.role,
-            directory=job.final_dir / node.name,
+            directory=job.nodes_dir / node.name,
             mac=cluster.mac_of(node),
             address=joined(node.addresses),
             size=size.plain,
@@ -182,7 +210,7 @@ def _rendered(
         RenderedPool(
             name=pool.name,
             role=pool.role,
-            directory=job.final_dir / pool.name,
+            directory=job.nodes_dir / pool.name,
             names=f"{pool.name_prefix}*",
             addresses=str(pool.addresses),
             token_expires=job.state.token(pool.name, hours=pool.token_ttl_hours).expires,
@@ -192,6 +220,28 @@ def _rendered(
         for pool, size in zip(cluster.pools, sizes[count:], strict=True)
     )
     return nodes, pools
+
+
+def staged_keys(
+    cluster: Cluster, project: Project
+) -> contextlib.AbstractContextManager[Path | None]:
+    """Stage what machines get another way; nothing where none of them does, or did."""
+    place = project.keys_dir / cluster.name
+    if cluster.userdata.protect == "none" and not place.exists():
+        return contextlib.nullcontext()
+    return staged(place)
+
+
+def offer_all(cluster: Cluster, project: Project, state: State) -> None:
+    """Let nodes fetch what was rendered for them, once, where they are to."""
+    if cluster.userdata.protect != "url":
+        return
+    tokens = {}
+    for node in cluster.nodes:
+        rest = project.keys_dir / cluster.name / node.name / REST
+        token = token_of(state, node.name, sha256_file(rest))
+        tokens[node.name] = sha256_bytes(token.reveal())
+    Offers(state.directory).offer(tokens, now=state.now, hours=cluster.userdata.server_hours)
 
 
 @contextlib.contextmanager

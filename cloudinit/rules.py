@@ -18,6 +18,7 @@ from cloudinit.model import Cluster
 from cloudinit.networkrules import NETWORK_RULES
 from cloudinit.nicrules import NIC_RULES
 from cloudinit.poolrules import POOL_RULES
+from cloudinit.protectrules import PROTECT_RULES
 from kubekiln.config import KeyPath, Source, load_model
 from kubekiln.contract import KubernetesContract
 from kubekiln.errors import ConfigError, Problem
@@ -97,6 +98,7 @@ RULES: tuple[Rule, ...] = (
     *NIC_RULES,
     *POOL_RULES,
     *BOOTSTRAP_RULES,
+    *PROTECT_RULES,
 )
 
 

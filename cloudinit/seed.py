@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How do the three NoCloud files become a CD-ROM image?"""
+"""How do the three NoCloud files, or a machine's key, become a CD-ROM image?"""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LABEL = "cidata"
 _INSTANT = 946_684_800.0
 
 
-def build_iso(files: Mapping[str, bytes]) -> bytes:
+def build_iso(files: Mapping[str, bytes], *, label: str = _LABEL) -> bytes:
     """Make an ISO 9660 image with Joliet and Rock Ridge names; the same files, the same bytes."""
     with _fixed_clock():
         iso = pycdlib.PyCdlib()
-        iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=_LABEL)
+        iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=label)
         for number, (name, content) in enumerate(sorted(files.items())):
             iso.add_fp(
                 io.BytesIO(content),

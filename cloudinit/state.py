@@ -31,6 +31,8 @@ from kubekiln.secret import Secret
 __all__ = ["AUTHORITIES", "State", "StateError"]
 
 AUTHORITIES = ("kubernetes", "etcd", "front-proxy")
+# That of `kubekiln serve`, for clusters that want it: no node trusts it but for its user-data.
+DELIVERY = "delivery"
 _DIGITS = 16
 _T = TypeVar("_T")
 
@@ -99,11 +101,12 @@ class State:
         self._is_complete = True
 
     def authority(self, name: str) -> KeyPair:
-        """Give a certificate authority, one of AUTHORITIES."""
+        """Give a certificate authority, one of AUTHORITIES, or DELIVERY."""
         return self._shared(
             self._document.authorities,
             name,
-            lambda: pki.make_authority(
+            is_late=name == DELIVERY,
+            make=lambda: pki.make_authority(
                 f"{self.cluster} {name} CA",
                 algorithm=self.config.algorithm,
                 days=self.config.ca_days,
@@ -133,7 +136,7 @@ class State:
         return self._shared(
             self._document.keys,
             "service-account",
-            lambda: pki.generate_key(self.config.algorithm),
+            make=lambda: pki.generate_key(self.config.algorithm),
         )
 
     def encryption_key(self) -> Secret:
@@ -141,9 +144,18 @@ class State:
         stored = self._shared(
             self._document.keys,
             "encryption",
-            lambda: Secret(base64.b64encode(secrets.token_bytes(32)) + b"\n"),
+            make=lambda: Secret(base64.b64encode(secrets.token_bytes(32)) + b"\n"),
         )
         return Secret(stored.reveal().strip())
+
+    def delivery_key(self) -> Secret:
+        """Give the key that nodes' keys to their user-data, and their URLs, are derived from."""
+        return self._shared(
+            self._document.keys,
+            DELIVERY,
+            is_late=True,
+            make=lambda: Secret(base64.b64encode(secrets.token_bytes(32))),
+        )
 
     def token(self, pool: str, *, hours: int) -> BootstrapToken:
         """Give a pool's bootstrap token: the one made before, or a new one.
@@ -204,12 +216,15 @@ class State:
         remove_legacy(self.directory)
         self._is_changed = self.is_new = False
 
-    def _shared(self, kind: dict[str, _T], name: str, make: Callable[[], _T]) -> _T:
+    def _shared(
+        self, kind: dict[str, _T], name: str, *, make: Callable[[], _T], is_late: bool = False
+    ) -> _T:
+        """Give a secret, or make it: in a new state, or one that no running node depends on."""
         if name in kind:
             return kind[name]
         if self._is_complete:
             raise AssertionError(f"{name} is shared by nodes: State.complete must make it")
-        if not self.is_new:
+        if not self.is_new and not is_late:
             raise StateError(
                 f"the state of cluster {self.cluster} lacks {name}",
                 where=str(self.directory),

@@ -22,6 +22,9 @@ Encoding = Literal["gzip", "gzip+base64"]
 Seed = Mapping[str, bytes]
 """user-data, meta-data and network-config by these names, as rendered; a pool has the first."""
 
+KEY_CREDENTIAL = "kubekiln.age-key"
+"""What systemd, and a file, call a machine's key to its user-data, where that is encrypted."""
+
 _ON_THE_MACHINE = "every process of the machine, from its metadata address"
 _VSPHERE_METADATA = "guestinfo.metadata"
 

@@ -49,6 +49,11 @@ class Project:
         return self.build_dir / "nodes"
 
     @property
+    def keys_dir(self) -> Path:
+        """What machines get another way than by their platform (cloudinit/protect.py)."""
+        return self.build_dir / "keys"
+
+    @property
     def machines_dir(self) -> Path:
         return self.build_dir / "machines"
 

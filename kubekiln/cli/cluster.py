@@ -83,9 +83,11 @@ def render(
     ] = None,
 ) -> None:
     """Write each node's user-data, meta-data, network-config and seed ISO."""
+    from cloudinit.datasource import exposure
     from cloudinit.render import render_cluster
     from kubekiln.operations.prepare import load
     from kubekiln.paths import Project
+    from kubekiln.progress import say
 
     project = Project.find()
     checked = load(project, cluster).cluster
@@ -98,6 +100,12 @@ def render(
     for pool in rendered.pools:
         _print_pool(pool)
     _print_state(rendered)
+    if checked.userdata.protect != "none":
+        typer.echo(
+            f"keys to the user-data: {project.keys_dir / checked.name} (not for the platform)"
+        )
+    if note := exposure(checked):
+        say(note)
 
 
 @app.command()

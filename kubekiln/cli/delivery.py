@@ -40,8 +40,10 @@ def upload(target: Target, cluster: OfCluster = "solo") -> None:
 
 def boot(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
     """Make the cluster's machines from the uploaded image, with their user-data attached."""
+    from cloudinit.datasource import exposure
     from kubekiln.operations.shipment import delivery_to, image_in, plan_of, specs_of
     from kubekiln.paths import Project
+    from kubekiln.progress import say
 
     project = Project.find()
     to = delivery_to(project, target)
@@ -49,6 +51,8 @@ def boot(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> No
     to.check()
     image = image_in(project, plan, to.platform.format)
     specs = specs_of(project, plan, image, nodes or ())
+    if note := exposure(plan.cluster):
+        say(note)
     for instance in to.boot(specs, to.upload(image)):
         typer.echo(f"{instance.node} {instance.id} {instance.state}")
 

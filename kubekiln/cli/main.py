@@ -15,6 +15,7 @@ from kubekiln.cli import (
     kubeconfig,
     lock,
     run,
+    serve,
     tunnel,
 )
 
@@ -44,7 +45,13 @@ app.add_typer(
     export.app, name="export", help="Files for other tools: terraform, ansible, cluster-api."
 )
 app.add_typer(lock.app, name="lock", help="The pinned components: show, verify, update, mirror.")
-for command in (*run.commands, *delivery.commands, *tunnel.commands, *doctor.commands):
+for command in (
+    *run.commands,
+    *delivery.commands,
+    *serve.commands,
+    *tunnel.commands,
+    *doctor.commands,
+):
     app.command(
         name=command.name,
         context_settings=dict(command.context_settings),

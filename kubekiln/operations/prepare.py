@@ -73,6 +73,12 @@ def bake_image(project: Project, plan: Plan) -> BootImage:
     return BootImage(baked.name, baked.digest, baked.qcow2, baked.root_tar)
 
 
+def key_dir_of(project: Project, cluster: Cluster, owner: str) -> Path | None:
+    """Name the directory of a machine's (or pool's) key to its user-data, if that is encrypted."""
+    is_sealed = cluster.userdata.protect == "age"
+    return project.keys_dir / cluster.name / owner if is_sealed else None
+
+
 def render(project: Project, plan: Plan) -> RenderedCluster:
     """Render the cluster's nodes."""
     return render_cluster(plan.cluster, project=project)

@@ -14,7 +14,7 @@ from kubekiln.config import Source
 from kubekiln.errors import ConfigError
 from kubekiln.files import sha256_file
 from kubekiln.operations.delivery import Delivery
-from kubekiln.operations.prepare import Plan, load, render
+from kubekiln.operations.prepare import Plan, key_dir_of, load, render
 from kubekiln.paths import Project
 from pipeline.bake import bake
 from pipeline.disk.formats import as_format
@@ -79,11 +79,15 @@ def specs_of(
         raise ConfigError(
             f"{plan.cluster.name} has no node {unknown[0]!r}", hint=f"there are: {', '.join(names)}"
         )
-    return list(_specs(plan.cluster, rendered, image, set(nodes) or set(names)))
+    return list(_specs(project, plan.cluster, rendered, image, set(nodes) or set(names)))
 
 
 def _specs(
-    cluster: Cluster, rendered: RenderedCluster, image: DiskImage, wanted: Collection[str]
+    project: Project,
+    cluster: Cluster,
+    rendered: RenderedCluster,
+    image: DiskImage,
+    wanted: Collection[str],
 ) -> Iterator[InstanceSpec]:
     seeds = {node.name: node for node in rendered.nodes}
     for node in cluster.nodes:
@@ -103,4 +107,5 @@ def _specs(
             cpus=node.cpus,
             memory_mib=node.memory_mib,
             disk_gib=node.disk_gib,
+            key_dir=key_dir_of(project, cluster, node.name),
         )

@@ -18,7 +18,7 @@ from cloudinit.rendered import RenderedCluster
 from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.files import make_dir, write_atomic
 from kubekiln.operations.kubectl import pinned_kubectl
-from kubekiln.operations.prepare import Plan, bake_image, render
+from kubekiln.operations.prepare import Plan, bake_image, key_dir_of, render
 from kubekiln.operations.wait import Boot, ask_ready_nodes
 from kubekiln.paths import Project
 from kubekiln.progress import say, step
@@ -172,6 +172,7 @@ def plan_machines(
                 siblings=len(cluster.nodes) - 1,
                 vlan=cluster.network.vlan,
                 nics=further_macs(cluster, node),
+                key_dir=key_dir_of(project, cluster, node.name),
             )
         )
     return machines
@@ -229,7 +230,11 @@ def own_seed(machine: Machine) -> Machine:
             write_atomic(seed_dir / name, (machine.seed_dir / name).read_bytes(), mode=0o600)
     seed_iso = machine.run_dir / "seed.iso"
     write_atomic(seed_iso, machine.seed_iso.read_bytes(), mode=0o600)
-    return replace(machine, seed_dir=seed_dir, seed_iso=seed_iso)
+    key_dir = machine.key_dir and make_dir(machine.run_dir / "key", mode=0o700)
+    if machine.key_dir and key_dir:
+        for path in machine.key_dir.iterdir():
+            write_atomic(key_dir / path.name, path.read_bytes(), mode=0o600)
+    return replace(machine, seed_dir=seed_dir, seed_iso=seed_iso, key_dir=key_dir)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,8 @@ class Machine:
     """How many other machines its cluster has, which run on the same host."""
     nics: tuple[str, ...] = ()
     """MAC addresses of its further network cards, on a network of their own."""
+    key_dir: Path | None = None
+    """Directory with its key to its user-data, in several forms, if that is encrypted."""
 
     @property
     def macs(self) -> tuple[str, ...]:

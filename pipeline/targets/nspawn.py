@@ -13,6 +13,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from kubekiln.channel import KEY_CREDENTIAL
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import make_dir
 from kubekiln.process import Command, Result, find_tool, run
@@ -206,12 +207,20 @@ def nspawn_command(machine: Machine) -> list[str | Path]:
         *([f"--bind={TUN}"] if TUN.exists() else []),
         f"--bind={run_dir / 'containerd'}:/var/lib/containerd",
         f"--bind-ro={machine.seed_dir}:/var/lib/cloud/seed/nocloud",
+        *_key(machine),
         # "pipe" would give the machine no /dev/console.
         "--console=read-only",
         "--link-journal=no",
         "--resolv-conf=off",
         "--timezone=off",
     ]
+
+
+def _key(machine: Machine) -> list[str]:
+    """Give the machine its key to its user-data."""
+    if machine.key_dir is None:
+        return []
+    return [f"--load-credential={KEY_CREDENTIAL}:{machine.key_dir / KEY_CREDENTIAL}"]
 
 
 def cable_name(machine: Machine) -> str:

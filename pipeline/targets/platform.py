@@ -102,6 +102,10 @@ class InstanceSpec:
     cpus: int
     memory_mib: int
     disk_gib: int
+    key_dir: Path | None = None
+    """Directory with the machine's key to its user-data, if that is encrypted: a credential of
+    systemd's (`kubekiln.age-key`), the same as an SMBIOS string of type 11 (`smbios`) and as a CD
+    (`key.iso`). Whatever carries it must be another way than the user-data's."""
 
     @property
     def user_data(self) -> Secret:

@@ -181,6 +181,8 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
         QEMU, "-name", f"{machine.cluster}-{machine.name}",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", "q35",
+        # Before the kernel's arguments, which the boot loader takes from the last such string.
+        *_key(machine),
         *accelerator.arguments,
         "-smp", str(accelerator.cpus),
         "-m", str(machine.memory_mib),
@@ -202,6 +204,13 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
         "-pidfile", machine.run_dir / "pid",
         "-daemonize",
     ]  # fmt: skip
+
+
+def _key(machine: Machine) -> list[str]:
+    """Give the machine its key to its user-data; from a file, since others can read arguments."""
+    if machine.key_dir is None:
+        return []
+    return ["-smbios", f"type=11,path={option(machine.key_dir / 'smbios')}"]
 
 
 def _cards(machine: Machine) -> list[str]:

@@ -80,4 +80,5 @@ def _machine(data: dict[str, Any]) -> Machine:
     fields["addresses"] = tuple(map(ipaddress.ip_interface, data["addresses"]))
     fields["gateways"] = tuple(map(ipaddress.ip_address, data["gateways"]))
     fields["nics"] = tuple(data.get("nics", ()))
+    fields["key_dir"] = Path(data["key_dir"]) if data.get("key_dir") else None
     return Machine(**fields)

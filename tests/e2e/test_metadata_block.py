@@ -87,6 +87,17 @@ def test_the_machine_and_pods_in_its_network_may_ask(node: Fleet) -> None:
     assert in_pod(node, "in-host-network", URL)[0] == "#cloud-config\n"
 
 
+def test_no_copy_of_the_user_data_is_left(node: Fleet) -> None:
+    seed = "/var/lib/cloud/seed/nocloud/user-data"
+    search = "grep -rl 'PRIVATE KEY' /var/lib/cloud /run/cloud-init || true"
+
+    found = node.inside(NODE, "/bin/sh", "-c", search).text.split()
+
+    # Bound read-only by the machine's host.
+    assert set(found) <= {seed}
+    assert node.inside(NODE, "/usr/bin/stat", "-c", "%a %U", seed).text == "600 root"
+
+
 def test_the_rule_stays_when_kube_proxy_and_flannel_write_theirs(node: Fleet) -> None:
     for unit in ("kube-proxy.service", "flanneld.service"):
         node.inside(NODE, "/usr/bin/systemctl", "restart", unit)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kubekiln.channel import KEY_CREDENTIAL
 from tests.support.node_runtime import ELEMENT_DIR, PROGRAMS_DIR, STATIC_DIR
 
 UNITS_DIR = STATIC_DIR / "usr/lib/systemd/system"
@@ -136,6 +137,14 @@ def test_the_gate_comes_after_cloud_inits_network_stage_without_needing_it() -> 
     assert "cloud-init-network.service" in gate["After"]
     assert "Requires" not in gate
     assert "Wants" not in gate
+
+
+def test_the_gate_is_given_the_machines_key_and_the_image_can_use_it() -> None:
+    service = unit("kubekiln-activate.service")["Service"]
+    packages = yaml.safe_load((ELEMENT_DIR / "package-installs.yaml").read_text())
+
+    assert service["LoadCredential"] == KEY_CREDENTIAL
+    assert "age" in packages
 
 
 def test_the_metadata_address_is_closed_before_the_first_pod_and_tried_for_ever() -> None:

@@ -45,6 +45,30 @@ def test_render_says_where_everything_is_and_how_much_it_takes(project_dir: Path
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("datasource", "protect", "warned"),
+    [("nocloud", "none", False), ("ec2", "none", True), ("vsphere", "none", True),
+     ("ec2", "age", False)],
+)  # fmt: skip
+def test_what_a_platform_keeps_readable_is_said_once_unless_it_is_protected(
+    project_dir: Path, datasource: str, protect: str, warned: bool
+) -> None:
+    network = {} if datasource in ("nocloud", "vsphere") else {"addressing": "dhcp"}
+    image = "" if datasource == "nocloud" else "mine"
+    project = make_project(project_dir)
+    text = (project.configs_dir / "images" / "debian-13-cloud.yaml").read_text()
+    looks = text.replace("[ConfigDrive,", "[VMware, ConfigDrive,")
+    (project.configs_dir / "images" / "mine.yaml").write_text(looks)
+    changes = {"datasource": datasource, "userdata": {"protect": protect}, "network": network}
+    write_cluster(project, cluster_data(**changes, image=image or "debian-13"))
+
+    said = run("render", "lab")
+
+    assert said.count("holds private keys") == int(warned)
+    assert ("docs/secrets.md" in said) == warned
+    assert ("keys to the user-data: " in said) == (protect == "age")
+
+
 def test_a_large_cluster_is_said_by_role(project_dir: Path) -> None:
     nodes = [{"name": "m-1", "role": "master", "address": "10.80.0.10"}]
     for i in range(20, 45):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,11 @@ def test_guestinfo_is_cleared_where_the_user_data_came_by_it(
         (tmp_path / "usr/bin/vmware-rpctool").touch()
     commands: list[list[str]] = []
 
-    forget.give_back(root=str(tmp_path), run=lambda words: commands.append(list(words)) or 0)
+    def run(words: Sequence[str]) -> int:
+        commands.append(list(words))
+        return 0
+
+    forget.give_back(root=str(tmp_path), run=run)
 
     wanted = ["vmware-rpctool", "info-set guestinfo.userdata ---"]
     assert commands == ([wanted] if cleared else [])

@@ -31,6 +31,10 @@ CLOUD_INIT_OFF_TEXT = """\
 Written by kubekiln-activate: this node has its role. A node is replaced, not configured anew: what
 a lost, changed or foreign seed would do to it at a later boot is nothing.
 """
+# Of kubekiln_node.protected.
+PROTECTED_PATH = "/etc/kubekiln/protected.json"
+# A server that is started late is noticed soon enough, and not asked by thousands at once.
+LONGEST_PAUSE_S = 30.0
 TARGET = "kubekiln.target"
 UNIT_DIR = "/etc/systemd/system"
 MOST_QUOTED = 160
@@ -57,11 +61,13 @@ def activate(
     wait: Callable[..., bool] = await_lease,
 ) -> int:
     """Do all of `main` below `root`, with the given doors to the outside."""
-    started = now()
-    manifest, problems = _judge(host_name=host_name, owner_of=owner_of, root=root)
+    started, clock = now(), clock or Clock()
+    problems = _obtain_rest(host_name, root=root, tell=tell, clock=clock)
+    manifest = None
+    if not problems:
+        manifest, problems = _judge(host_name=host_name, owner_of=owner_of, root=root)
     if manifest and not problems:
         tell(f"KUBEKILN phase=userdata t={started:.1f} node={manifest.node}")
-        clock = clock or Clock()
         check_clock(manifest, clock=clock, tell=tell)
         problems = _token_problems(manifest, now=clock.now(), root=root)
     if manifest and not problems:
@@ -76,6 +82,24 @@ def activate(
     for problem in problems:
         tell(f"KUBEKILN gate=closed reason={quote(problem)} t={now():.1f} node={host_name}")
     return 1
+
+
+def _obtain_rest(
+    host_name: str, *, root: str, tell: Callable[[str], None], clock: Clock
+) -> list[str]:
+    """Write what the platform was not given of the user-data, if there is such; what went wrong."""
+    if not os.path.exists(root + PROTECTED_PATH):
+        return []
+    from kubekiln_node.protected import obtain  # most machines have no use for them
+    from kubekiln_node.waiting import Waiting
+
+    def complain(line: str) -> None:
+        reason = line.partition('reason="')[2].partition('"')[0]
+        _write(root, None, gate="closed", reasons=[reason], phases={})
+        tell(line)
+
+    waiting = Waiting(host_name, longest_pause_s=LONGEST_PAUSE_S, tell=complain)
+    return obtain(clock=clock, tell=tell, waiting=waiting, root=root)
 
 
 def _await_lease(

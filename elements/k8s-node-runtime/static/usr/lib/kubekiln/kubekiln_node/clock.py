@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kubekiln_node.manifest import Manifest
+    from kubekiln_node.protected import Note
 
 
 class Clock:
@@ -35,7 +36,7 @@ class Clock:
         time.clock_settime(time.CLOCK_REALTIME, seconds)
 
 
-def check_clock(manifest: Manifest, *, clock: Clock, tell: Callable[[str], None]) -> None:
+def check_clock(manifest: Manifest | Note, *, clock: Clock, tell: Callable[[str], None]) -> None:
     """Put a clock that is behind forward to where the certificates begin; say what is wrong.
 
     They were made before this machine booted: it can't be earlier than that. A time server may

@@ -11,14 +11,14 @@ from __future__ import annotations
 import base64
 import socket
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from kubekiln_node.api import client_context, get
 from kubekiln_node.clock import stamp
-from kubekiln_node.console import fail, machine_seconds, quote, say
+from kubekiln_node.console import fail, quote
 from kubekiln_node.pool import has_address, has_certificate
 from kubekiln_node.status import write_atomic
+from kubekiln_node.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,11 +34,6 @@ REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 ANY_REQUEST = f"{REQUESTS}?limit=1"
 SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 FIRST_REQUESTS = f"{REQUESTS}?fieldSelector=spec.signerName%3D{SIGNER}"
-PAUSE_S = 2.0
-# DHCP takes seconds; who waits longer is worth a line, and another one each time that has passed.
-FIRST_WORD_S = 20.0
-NEXT_WORD_S = 600.0
-SAID_AT_ONCE = ("token=refused", "join=refused")
 
 
 def main() -> int:
@@ -90,33 +85,6 @@ def wait_for_address(
     waiting.until(lambda: address_trouble(find_address(pool.addresses), pool))
     text = f"NODE_IP={find_address(pool.addresses)}\nNODE_NAME={node}\n"
     write_atomic(path, text, mode=0o644)
-
-
-class Waiting:
-    """Asks again until there is no more trouble, and says what it is, not too often."""
-
-    def __init__(
-        self,
-        node: str,
-        *,
-        tell: Callable[[str], None] = say,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._node = node
-        self._tell = tell
-        self._sleep = sleep
-        self._clock = clock
-
-    def until(self, trouble: Callable[[], str]) -> None:
-        """Return when `trouble` has nothing to say."""
-        said, say_at = "", self._clock() + FIRST_WORD_S
-        while found := trouble():
-            urgent = found != said and found.partition(" ")[0] in SAID_AT_ONCE
-            if urgent or self._clock() >= say_at:
-                self._tell(f"KUBEKILN {found} t={machine_seconds():.1f} node={self._node}")
-                said, say_at = found, self._clock() + NEXT_WORD_S
-            self._sleep(PAUSE_S)
 
 
 def own_address(network: str) -> str:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a node get Ready from user-data that holds no key, by each way that the rest can come?
+
+Also: is nothing of the user-data left on it but what it brought?
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubekiln.process import Command, spawn
+from pipeline.targets.netns import ensure_network
+from tests.e2e.conftest import BOOT_S, ROOT, Lab
+from tests.support.fleet import Fleet, fleet
+from tests.support.waiting import until
+
+pytestmark = [
+    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(BOOT_S)
+]  # fmt: skip
+
+PORT = 8443
+KEY = b"PRIVATE KEY"
+
+
+def cluster(lab: Lab, name: str, userdata: dict[str, Any]) -> str:
+    (node,) = lab.add_cluster(name)
+    lab.edit_cluster(name, lambda config: config.update(userdata=userdata))
+    return node
+
+
+def what_is_left(made: Fleet, node: str) -> list[str]:
+    """Name the files of cloud-init's that hold a key."""
+    search = "grep --recursive --files-with-matches 'PRIVATE KEY' /var/lib/cloud /run/cloud-init"
+    return made.inside(node, "/bin/sh", "-c", f"{search} || true").text.splitlines()
+
+
+def test_a_node_opens_what_is_sealed_with_the_key_that_its_host_gives_it(
+    lab: Lab, image: Path
+) -> None:
+    assert image.exists()
+    node = cluster(lab, "sealed", {"protect": "age"})
+    with fleet(lab.project, "sealed") as made:
+        machine = made.machines[node]
+        assert KEY not in (machine.seed_dir / "user-data").read_bytes()
+
+        made.boot([node])
+
+        made.wait_ready()
+        until(lambda: made.is_complete(node), what="complete", timeout_s=120)
+        assert what_is_left(made, node) == []
+        left = made.inside(node, "/bin/ls", "/etc/kubekiln").text.split()
+        assert not {"protected.json", "user-data.age"} & set(left)
+
+
+def test_a_node_without_its_key_stays_off_and_says_so(lab: Lab, image: Path) -> None:
+    assert image.exists()
+    node = cluster(lab, "keyless", {"protect": "age"})
+    with fleet(lab.project, "keyless") as made:
+        made.machines[node] = replace(made.machines[node], key_dir=None)
+
+        made.boot([node])
+
+        until(lambda: "gate=closed" in made.console(node), what="a refusal", timeout_s=300)
+        assert "this machine has no key to it" in made.console(node)
+
+
+@contextmanager
+def served(lab: Lab, made: Fleet, name: str) -> Iterator[Path]:
+    """Run `kubekiln serve` beside the machines; gives the file of what it says."""
+    machine = next(iter(made.machines.values()))
+    said = lab.root / f"{name}-serve.log"
+    enter = ["nsenter", f"--net=/proc/{ensure_network(machine)}/ns/net"]
+    words = f"exec {sys.executable} -m kubekiln serve {name} >{said} 2>&1"
+    env = {"PYTHONPATH": str(ROOT), "CI": "true"}
+    child = spawn(Command([*enter, "/bin/sh", "-c", words], cwd=lab.root, env=env))
+    try:
+        until(lambda: "listening" in said.read_text(), what="kubekiln serve", timeout_s=120)
+        yield said
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+def test_a_node_waits_for_the_server_and_fetches_its_user_data_once(lab: Lab, image: Path) -> None:
+    assert image.exists()
+    node = cluster(lab, "fetched", {"protect": "url", "server": f"https://10.80.0.1:{PORT}"})
+    with fleet(lab.project, "fetched") as made:
+        assert KEY not in (made.machines[node].seed_dir / "user-data").read_bytes()
+        made.boot([node])
+        until(lambda: "KUBEKILN waiting" in made.console(node), what="a word", timeout_s=300)
+        with served(lab, made, "fetched") as said:
+            made.wait_ready()
+
+        assert f"{node}: given to {made.machines[node].address.ip}" in said.read_text()
+        assert "10.80.0.1:8443 does not answer" in made.console(node)
+        assert what_is_left(made, node) == []

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is user-data given to whoever was told the address, once, in time, and to nobody else?
+
+What asks is the node's own program, over TLS on loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cloudinit.model import Cluster
+from cloudinit.offers import Offers
+from cloudinit.protect import NOTE_PATH
+from cloudinit.render import render_cluster
+from kubekiln.cli.main import app
+from kubekiln.errors import ConfigError, KubekilnError
+from kubekiln.operations.serve import Store, UserDataServer, listen_address
+from kubekiln.paths import Project
+from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
+from tests.support.node_runtime import STATIC_DIR  # noqa: F401 - puts node programs on the path
+
+from kubekiln_node.clock import Clock  # isort: skip
+from kubekiln_node.protected import Note, ProtectedError, fetch, unpack  # isort: skip
+from kubekiln_node.waiting import Waiting  # isort: skip
+
+
+class Site:
+    """A rendered cluster, its server, and what both said."""
+
+    def __init__(self, root: Path, **changes: Any) -> None:
+        self.project = make_project(root)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.log: list[str] = []
+        self.console: list[str] = []
+        self.render(**changes)
+
+    def render(self, **changes: Any) -> None:
+        server = {"protect": "url", "server": f"https://127.0.0.1:{self.port}"}
+        userdata = server | changes.pop("userdata", {})
+        now = changes.pop("now", datetime.now(UTC))
+        self.cluster: Cluster = make_cluster(userdata=userdata, **changes)
+        self.made = render_cluster(self.cluster, project=self.project, now=now)
+
+    def note(self, index: int = 0) -> Note:
+        document = yaml.safe_load(self.made.nodes[index].user_data.read_bytes())
+        entries = {entry["path"]: entry["content"] for entry in document["write_files"]}
+        fields = json.loads(entries[NOTE_PATH])
+        assert fields.pop("schema") == 1
+        return Note(**fields)
+
+    @contextmanager
+    def server(self) -> Iterator[UserDataServer]:
+        store = Store(self.cluster, self.project)
+        with UserDataServer(store, "127.0.0.1", self.port, log=self.log.append) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            try:
+                yield server
+            finally:
+                server.shutdown()
+                thread.join()
+
+    def fetch(self, note: Note, *, patience: int = 0) -> bytes:
+        """Ask as the node does; gives up where that would go on for ever."""
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) > patience:
+                raise TimeoutError
+
+        clock = iter(range(0, 10_000, 30))
+        waiting = Waiting(
+            note.owner, longest_pause_s=30.0, tell=self.console.append, sleep=pause,
+            clock=lambda: next(clock),
+        )  # fmt: skip
+        return fetch(note, clock=Clock(), tell=self.console.append, waiting=waiting)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_a_machine_gets_its_user_data_whole_and_only_once(site: Site) -> None:
+    note = site.note()
+    with site.server():
+        rest = site.fetch(note)
+        with pytest.raises(TimeoutError):
+            site.fetch(note)
+
+    assert len(unpack(note, rest)) > 60
+    assert site.log[0].endswith("lab-1: given to 127.0.0.1")
+    assert "was fetched at" in site.log[1]
+    (line,) = site.console
+    assert line.startswith('KUBEKILN userdata=refused reason="user-data of lab-1 was fetched at ')
+    assert "by 127.0.0.1: if that was not this machine, its keys are known to another" in line
+
+
+def test_it_stays_fetched_when_the_server_starts_anew_or_it_is_rendered_again(site: Site) -> None:
+    note = site.note()
+    with site.server():
+        site.fetch(note)
+
+    site.render()
+    with site.server(), pytest.raises(TimeoutError):
+        site.fetch(note)
+
+    assert "was fetched" in site.console[0]
+
+
+def test_who_may_fetch_once_more_is_named(site: Site) -> None:
+    note = site.note()
+    with site.server() as server:
+        site.fetch(note)
+        server.store.offer_again(["lab-1"])
+        assert site.fetch(note)
+        with pytest.raises(KubekilnError, match="nothing was offered to lab-9"):
+            server.store.offer_again(["lab-9"])
+
+
+def test_a_machine_waits_for_a_server_that_is_late(site: Site) -> None:
+    note = site.note()
+    with pytest.raises(TimeoutError):
+        site.fetch(note, patience=2)
+    (line,) = site.console
+
+    assert line.startswith('KUBEKILN waiting reason="https://127.0.0.1:')
+    assert "`kubekiln serve lab` gives lab-1 its user-data" in line
+
+
+def test_an_offer_ends_and_rendering_renews_it(tmp_path: Path) -> None:
+    site = Site(tmp_path, now=datetime.now(UTC) - timedelta(hours=25))
+    note = site.note()
+    with site.server():
+        with pytest.raises(TimeoutError):
+            site.fetch(note)
+        site.render()
+        assert site.note() == note
+        assert site.fetch(note)
+
+    assert "answers 403: the offer to lab-1 ended at" in site.console[0]
+
+
+def test_an_older_rendering_is_given_to_nobody(site: Site) -> None:
+    old = site.note()
+    site.render(etcd={"quota_mib": 2048})
+    with site.server():
+        with pytest.raises(TimeoutError):
+            site.fetch(old)
+        assert site.fetch(site.note())
+
+    assert "answers 404: no such user-data: rendered anew since?" in site.console[0]
+
+
+def test_a_guess_is_told_nothing_and_no_path_is_logged(site: Site) -> None:
+    note, path = site.note(), "/v1/" + "A" * 43
+    with site.server():
+        for url in (path, "/", "/v1/../state"):
+            with pytest.raises(TimeoutError):
+                site.fetch(note._replace(url=f"https://127.0.0.1:{site.port}{url}"))
+        site.fetch(note)
+
+    said = "\n".join(site.log)
+    assert "127.0.0.1 asked with an unknown token" in said
+    assert "A" * 43 not in said and note.url.rpartition("/")[2] not in said
+
+
+def test_another_server_at_the_address_is_not_believed(tmp_path: Path) -> None:
+    site, other = Site(tmp_path / "a"), Site(tmp_path / "b")
+    note = site.note()._replace(url=site.note().url.replace(str(site.port), str(other.port)))
+
+    with other.server(), pytest.raises(TimeoutError):
+        site.fetch(note)
+
+    assert "does not answer, or is not the one that was rendered" in site.console[0]
+    assert other.log == []
+
+
+def test_a_machine_that_hears_half_of_it_says_so(site: Site) -> None:
+    note = site.note()
+    with site.server():
+        rest = site.fetch(note)
+
+    with pytest.raises(ProtectedError, match="is not what was rendered for lab-1"):
+        unpack(note, rest[: len(rest) // 2])
+
+
+def test_many_who_say_nothing_hold_up_nobody(site: Site) -> None:
+    idle = [socket.socket() for _ in range(20)]
+    with site.server():
+        for one in idle:
+            one.connect(("127.0.0.1", site.port))
+        began = time.monotonic()
+        assert site.fetch(site.note())
+        assert time.monotonic() - began < 9
+        for one in idle:
+            one.close()
+
+
+def test_two_who_ask_at_once_do_not_both_get_it(site: Site) -> None:
+    store = Store(site.cluster, site.project)
+    path = "/v1/" + site.note().url.rpartition("/")[2]
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(store.answer(path, "10.0.0.1").status))
+        for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(statuses) == [200] + [410] * 15
+
+
+def test_what_is_given_is_written_down_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(site.cluster, site.project)
+    path = "/v1/" + site.note().url.rpartition("/")[2]
+
+    def full(*_: object) -> None:
+        raise KubekilnError("no space left")
+
+    monkeypatch.setattr(Offers, "_add", full)
+
+    with pytest.raises(KubekilnError):
+        store.answer(path, "10.0.0.1")
+
+
+def test_a_failure_here_is_said_and_nothing_given(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise KubekilnError("cannot write serve.journal: No space left on device")
+
+    note = site.note()
+    monkeypatch.setattr(Offers, "_add", full)
+    with site.server(), pytest.raises(TimeoutError):
+        site.fetch(note)
+
+    assert "a request failed: error: cannot write serve.journal" in site.log[0]
+
+
+def test_the_verb_says_who_has_not_fetched_yet_and_ends_well(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    server = {"protect": "url", "server": f"https://127.0.0.1:{site.port}"}
+    write_cluster(site.project, cluster_data(userdata=server))
+    monkeypatch.setattr(UserDataServer, "serve_forever", interrupt)
+    monkeypatch.chdir(site.project.root)
+
+    again = CliRunner().invoke(app, ["serve", "lab", "--again", "lab-1"])
+    result = CliRunner().invoke(app, ["serve", "lab", "--listen", f"127.0.0.1:{site.port}"])
+
+    assert again.output == "lab-1 may fetch once more, for 24 hours\n"
+    assert result.exit_code == 0
+    assert f"lab at https://127.0.0.1:{site.port}: 1 waits, 0 fetched, 0 expired" in result.output
+    assert re.search(r"authority sha256 [0-9A-F]{64}", result.output)
+
+
+def test_a_line_that_was_cut_off_counts_as_not_written(site: Site) -> None:
+    offers = Offers(site.project.state_dir / "lab")
+    whole = offers.path.read_text()
+    offers.path.write_text(whole + '{"time": "2026-')
+
+    assert len(offers.read()) == 1
+    offers.offer_again(["lab-1"], now=datetime.now(UTC), hours=1)
+    lines = offers.path.read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["offered", "offered"]
+
+    offers.path.write_text("nonsense\n" + whole)
+    with pytest.raises(KubekilnError, match="cannot make sense of a line") as raised:
+        offers.read()
+    assert raised.value.problems[0].where == f"{offers.path}:1"
+
+
+def test_a_cluster_that_fetches_nothing_or_was_not_rendered_is_refused(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    server = {"protect": "url", "server": "https://127.0.0.1:1"}
+
+    with pytest.raises(ConfigError, match="the nodes of lab fetch nothing"):
+        Store(make_cluster(), project)
+    with pytest.raises(ConfigError, match="was not rendered yet"):
+        Store(make_cluster(userdata=server), project)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ("0.0.0.0", 8443)),
+        ("10.80.0.5:9000", ("10.80.0.5", 9000)),
+        ("[fd00::5]:9000", ("fd00::5", 9000)),
+        ("8443", None),
+        ("10.80.0.5:99999", None),
+    ],
+)
+def test_where_to_listen(given: str | None, expected: tuple[str, int] | None) -> None:
+    server = {"protect": "url", "server": "https://kiln.example:8443"}
+    cluster = make_cluster(userdata=server)
+
+    if expected is None:
+        with pytest.raises(ConfigError, match="is not ADDRESS:PORT"):
+            listen_address(cluster, given)
+    else:
+        assert listen_address(cluster, given) == expected
+
+
+def test_a_port_that_is_taken_is_an_error_with_a_hint(site: Site) -> None:
+    store = Store(site.cluster, site.project)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", site.port))
+        taken.listen()
+        with pytest.raises(KubekilnError, match=f"cannot listen on 127.0.0.1 port {site.port}"):
+            UserDataServer(store, "127.0.0.1", site.port, log=print)
