@@ -61,7 +61,11 @@ def test_what_an_upload_left_is_not_found_and_goes_with_the_next_one(
     cloud: OpenStackRig, images: Images
 ) -> None:
     image, platform, glance = images[0], cloud.connect(), cloud.sdk.image
-    common: dict[str, Any] = {"name": image.remote_name, "disk_format": "qcow2", "container_format": "bare"}
+    common: dict[str, Any] = {
+        "name": image.remote_name,
+        "disk_format": "raw",
+        "container_format": "bare",
+    }
     tags: dict[str, Any] = {"kubekiln-image": image.digest, "kubekiln-sha256": image.sha256}
     queued = glance.create_image(allow_duplicates=True, **common, **tags)
     unverified = glance.create_image(allow_duplicates=True, data=b"half", **common, **tags)
