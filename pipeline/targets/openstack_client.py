@@ -7,6 +7,7 @@ directory, ~/.config/openstack or /etc/openstack, or where OS_CLIENT_CONFIG_FILE
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +16,13 @@ from typing import Any, TypeVar
 from openstack.compute.v2._proxy import Proxy as Compute
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
+from openstack.image.v1._proxy import Proxy as ImageV1
 from openstack.image.v2._proxy import Proxy as Image
 from openstack.network.v2._proxy import Proxy as Network
 from openstack.proxy import Proxy
 
 from kubekiln.errors import KubekilnError
-from pipeline.targets.openstack_errors import asking
+from pipeline.targets.openstack_errors import asking, service_of
 from pipeline.targets.openstack_settings import Settings
 
 T = TypeVar("T")
@@ -43,7 +45,7 @@ class Client:
     def image(self) -> Image:
         """Glance."""
         service = self._service(lambda connection: connection.image)
-        if not isinstance(service, Image):
+        if isinstance(service, ImageV1):
             raise KubekilnError(
                 "this cloud's Glance has only version 1 of its API",
                 hint="`image_api_version` in clouds.yaml, if there is one, has to be 2",
@@ -69,7 +71,8 @@ class Client:
     def _service(self, choose: Callable[[Connection], P]) -> P:
         # What a service can do is asked on its first use; not by several threads at once.
         with self._lock:
-            service = choose(self._connection())
+            connection = self._connection()
+            service = service_of(lambda: choose(connection))
         # Trying again is our delivery's, which says so.
         service.status_code_retries = 0
         service.connect_retries = 0
@@ -79,10 +82,13 @@ class Client:
         if self._opened is None:
             named = {"cloud": self._settings.cloud, "region_name": self._settings.region}
             chosen: dict[str, Any] = {key: value for key, value in named.items() if value}
+            # Its warnings would come between our lines; what matters is in its errors as well.
+            for name in ("keystoneauth", "openstack"):
+                logging.getLogger(name).addHandler(logging.NullHandler())
             region = OpenStackConfig(app_name="kubekiln").get_one(**chosen)
             region.config["api_timeout"] = region.config.get("api_timeout") or _ANSWER_S
-            self._opened = Connection(config=region, strict_proxies=True)
-            # A clouds.yaml may ask for one; what we wait for would never come.
+            self._opened = Connection(config=region)
+            # A clouds.yaml may ask for a cache; what we wait for would never come.
             self._opened.cache_enabled = False
         return self._opened
 

@@ -7,8 +7,9 @@ The only place where exceptions of openstacksdk, keystoneauth1 and requests are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from keystoneauth1 import exceptions as auth
 from openstack import exceptions as sdk
@@ -17,7 +18,10 @@ from requests import RequestException
 from kubekiln.errors import KubekilnError
 from pipeline.targets.platform import TransientError
 
+T = TypeVar("T")
 _SHOWN = 300
+# Glance's words are made for a browser.
+_MARKUP = re.compile(r"<[a-z/][^>]*>")
 # Nova's complaints repeat the value that it didn't like, and that may be the user-data; tokens and
 # keys look like this as well.
 _SECRET_LOOKING = re.compile(r"[A-Za-z0-9+/=_-]{48,}")
@@ -42,7 +46,9 @@ _CONFIG_ERRORS = (
     sdk.ConfigException, auth.AuthPluginException, auth.MissingAuthMethods,
     auth.AuthorizationFailure,
 )  # fmt: skip
-_MISSING_SERVICE = (auth.CatalogException, sdk.EndpointNotFound, sdk.NotSupported)
+_MISSING_SERVICE = (
+    auth.CatalogException, sdk.EndpointNotFound, sdk.NotSupported, sdk.ServiceDisabledException,
+)  # fmt: skip
 
 
 @contextmanager
@@ -52,6 +58,26 @@ def asking(what: str) -> Iterator[None]:
         yield
     except (sdk.SDKException, auth.ClientException, RequestException) as error:
         raise translated(what, error) from error
+
+
+def if_there(look: Callable[[], T]) -> T | None:
+    """Give what is there, or None if the service says that there is no such thing."""
+    try:
+        return look()
+    except sdk.NotFoundException:
+        return None
+
+
+def service_of(choose: Callable[[], T]) -> T:
+    """Choose a service of the SDK's, which asks it for its versions then.
+
+    What it says if nobody answers ("no supported versions") is told apart here from what it says
+    of a service that can't do something.
+    """
+    try:
+        return choose()
+    except sdk.NotSupported as error:
+        raise sdk.ServiceDiscoveryException(str(error)) from error
 
 
 def translated(what: str, error: Exception) -> KubekilnError:
@@ -66,10 +92,10 @@ def translated(what: str, error: Exception) -> KubekilnError:
         return KubekilnError(said, where=where, hint=_HINTS.get(status))
     if isinstance(error, auth.SSLError):
         return KubekilnError(said, where=where, hint="`cacert` in clouds.yaml names a CA's file")
-    if isinstance(error, _CONFIG_ERRORS):
-        return KubekilnError(said, hint=_CREDENTIALS)
     if isinstance(error, _MISSING_SERVICE):
         return KubekilnError(said, hint="`openstack catalog list` says what the cloud has")
+    if isinstance(error, _CONFIG_ERRORS):
+        return KubekilnError(said, hint=_CREDENTIALS)
     if isinstance(error, _PASSING_ERRORS):
         return TransientError(said, where=where)
     return KubekilnError(said, where=where)
@@ -82,5 +108,5 @@ def _status(error: Exception) -> int | None:
 
 def _words(error: Exception) -> str:
     said = str(getattr(error, "details", None) or "").strip() or str(error).strip()
-    text = " ".join((said or type(error).__name__).split())
+    text = " ".join(_MARKUP.sub(" ", said or type(error).__name__).split())
     return _SECRET_LOOKING.sub("***", text)[:_SHOWN]

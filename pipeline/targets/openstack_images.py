@@ -116,7 +116,7 @@ class Images:
         glance = self._client.image
         is_direct = self._settings.transfer == "direct"
         headers = {
-            "Content-Type": "application/octet-stream", "Accept": "",
+            "Content-Type": "application/octet-stream", "Accept": "application/json",
             "X-OpenStack-Image-Size": str(image.size),
         }  # fmt: skip
         with asking(f"upload image {image.remote_name}"):
@@ -125,7 +125,8 @@ class Images:
             answer = glance.put(place, data=body, headers=headers, timeout=_STORED_S)
             sdk.raise_from_response(answer)
             if not is_direct:
-                glance.import_image(image_id, method="glance-direct")
+                way = {"method": {"name": "glance-direct"}}
+                sdk.raise_from_response(glance.post(f"/images/{image_id}/import", json=way))
 
     def _stored(self, image_id: str, image: DiskImage) -> Image:
         def look() -> Image | None:

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+
+from openstack.network.v2.network import Network as NeutronNetwork
+from openstack.network.v2.security_group import SecurityGroup
 
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.openstack_client import Client
@@ -15,7 +18,7 @@ from pipeline.targets.openstack_settings import Network, Settings
 
 
 class Lookups:
-    """Networks, security groups and flavors."""
+    """What is called so: networks, security groups and flavors."""
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
@@ -39,29 +42,23 @@ class Lookups:
 
     @cached_property
     def _networks(self) -> Sequence[tuple[Network, str, Sequence[str]]]:
-        found, problems = [], []
-        with asking("look for networks"):
-            for network in self._settings.networks:
-                there = self._client.network.find_network(network.name, ignore_missing=True)
-                if there is None:
-                    hint = "`openstack network list` says which there are"
-                    problems.append(Problem(f"no network {network.name!r}", "networks", hint))
-                    continue
-                found.append((network, str(there.id), self._groups(network, problems)))
+        problems: list[Problem] = []
+        with asking("look for networks and security groups"):
+            there = _ids(self._client.network.networks())
+            # An administrator would see those of all projects.
+            project = self._client.project_id
+            groups = _ids(self._client.network.security_groups(project_id=project))
+        found = [
+            (
+                network,
+                _only("network", network.name, there, problems),
+                [_only("security group", one, groups, problems) for one in network.security_groups],
+            )
+            for network in self._settings.networks
+        ]
         if problems:
             raise KubekilnError.of(problems)
         return found
-
-    def _groups(self, network: Network, problems: list[Problem]) -> Sequence[str]:
-        ids = []
-        for name in network.security_groups:
-            there = self._client.network.find_security_group(name, ignore_missing=True)
-            if there is None:
-                hint = "`openstack security group list` says which there are"
-                problems.append(Problem(f"no security group {name!r}", "networks", hint))
-            else:
-                ids.append(str(there.id))
-        return ids
 
     @cached_property
     def _flavors(self) -> Sequence[Flavor]:
@@ -70,3 +67,22 @@ class Lookups:
                 Flavor(str(f.id), str(f.name), int(f.vcpus), int(f.ram), int(f.disk))
                 for f in self._client.compute.flavors()
             ]
+
+
+def _ids(things: Iterable[NeutronNetwork | SecurityGroup]) -> dict[str, set[str]]:
+    ids: dict[str, set[str]] = {}
+    for thing in things:
+        for key in (str(thing.name), str(thing.id)):
+            ids.setdefault(key, set()).add(str(thing.id))
+    return ids
+
+
+def _only(kind: str, name: str, ids: Mapping[str, set[str]], problems: list[Problem]) -> str:
+    found = sorted(ids.get(name, ()))
+    if not found:
+        hint = f"`openstack {kind} list` says which there are"
+        problems.append(Problem(f"no {kind} {name!r}", "networks", hint))
+    elif len(found) > 1:
+        hint = f"give the id of one: {', '.join(found)}"
+        problems.append(Problem(f"{len(found)} {kind}s are called {name!r}", "networks", hint))
+    return found[0] if found else ""

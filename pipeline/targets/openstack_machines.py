@@ -17,7 +17,7 @@ from openstack.network.v2.port import Port
 
 from kubekiln.errors import KubekilnError
 from pipeline.targets.openstack_client import Client, wait_until
-from pipeline.targets.openstack_errors import asking
+from pipeline.targets.openstack_errors import asking, if_there
 from pipeline.targets.openstack_lookups import Lookups
 from pipeline.targets.openstack_request import (
     check_cards,
@@ -200,8 +200,8 @@ class Machines:
 
     def _wait_gone(self, name: str, server_id: str) -> None:
         def look() -> bool | None:
-            servers = self._client.compute.find_server(server_id, ignore_missing=True)
-            return True if servers is None or servers.status in _GONE else None
+            server = if_there(lambda: self._client.compute.get_server(server_id))
+            return True if server is None or server.status in _GONE else None
 
         timeout_s = self._settings.wait_s
         if not wait_until(look, what=f"ask for machine {name}", timeout_s=timeout_s):

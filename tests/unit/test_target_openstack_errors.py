@@ -54,6 +54,12 @@ def test_errors_without_a_status_are_told_apart(error: Exception, passes: bool) 
     assert passes or found.problems[0].hint
 
 
+def test_an_error_has_no_markup_of_theirs() -> None:
+    found = translated("do it", http_error(413, "The image is too large.<br /><br />\n"))
+
+    assert found.problems[0].what == "cannot do it: The image is too large."
+
+
 def test_an_error_repeats_nothing_that_may_be_the_user_data() -> None:
     said = f"Invalid input for field/attribute user_data. Value: {'QUJD' * 99}. 'QUJD' is too long"
 

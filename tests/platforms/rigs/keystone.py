@@ -12,6 +12,7 @@ import getpass
 import grp
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,10 +27,9 @@ from kubekiln.process import Command, end, run, spawn
 from tests.support.venvs import server_venv
 from tests.support.waiting import until
 
-ADMIN_PASSWORD = "admin-of-this-test-run"  # noqa: S105
-USER_PASSWORD = "user-of-this-test-run"  # noqa: S105
+ADMIN_PASSWORD = "admin-of-this-test-run"
+USER_PASSWORD = "user-of-this-test-run"
 _START_S = 240.0
-_STOP_S = 60.0
 # uWSGI resets the second request of a connection that Keystone leaves open; Glance wants bodies as
 # they are.
 _UWSGI = (
@@ -184,14 +184,16 @@ def _served(home: Path, programs: Path, name: str, kind: str, port: int) -> Iter
     try:
         yield
     finally:
-        end(child.pid)
-        child.wait(_STOP_S)
+        # Glance takes up to a minute to end by itself, and nobody needs what it would write.
+        end(child.pid, group=True, how=signal.SIGKILL)
+        child.wait()
 
 
 def _answers(port: int) -> bool:
     try:
-        return requests.get(f"http://127.0.0.1:{port}/", timeout=60).status_code == 300
-    except requests.ConnectionError:
+        # uWSGI listens before it has loaded the program.
+        return requests.get(f"http://127.0.0.1:{port}/", timeout=10).status_code == 300
+    except (requests.ConnectionError, requests.Timeout):
         return False
 
 

@@ -38,9 +38,7 @@ class Neutron:
                 ("GET", r"/", self._versions),
                 ("GET", r"/v2.0/?", self._extensions),
                 ("GET", r"/v2\.0/networks", self._list_networks),
-                ("GET", r"/v2\.0/networks/([^/]+)", self._show_network),
                 ("GET", r"/v2\.0/security-groups", self._list_groups),
-                ("GET", r"/v2\.0/security-groups/([^/]+)", self._show_group),
                 ("GET", r"/v2\.0/ports", self._list_ports),
                 ("POST", r"/v2\.0/ports", self._make_port),
                 ("DELETE", r"/v2\.0/ports/([^/]+)", self._delete_port),
@@ -62,21 +60,9 @@ class Neutron:
         found = [{"id": key, "name": name} for key, (name, _) in self.networks.items()]
         return 200, {"networks": _filtered(found, request)}
 
-    def _show_network(self, request: Request) -> Answer:
-        (key,) = request.ids
-        if key not in self.networks:
-            raise Refused(404, f"Network {key} could not be found.")
-        return 200, {"network": {"id": key, "name": self.networks[key][0]}}
-
     def _list_groups(self, request: Request) -> Answer:
         found = [{"id": key, "name": name} for key, name in self.groups.items()]
         return 200, {"security_groups": _filtered(found, request)}
-
-    def _show_group(self, request: Request) -> Answer:
-        (key,) = request.ids
-        if key not in self.groups:
-            raise Refused(404, f"Security group {key} does not exist")
-        return 200, {"security_group": {"id": key, "name": self.groups[key]}}
 
     def _list_ports(self, request: Request) -> Answer:
         return 200, {"ports": _filtered(list(self.ports.values()), request)}
