@@ -63,11 +63,7 @@ def test_what_an_upload_left_is_not_found_and_goes_with_the_next_one(
     image, platform, glance = images[0], cloud.connect(), cloud.sdk.image
     common: dict[str, Any] = {
         "name": image.remote_name,
-<<<<<<< HEAD
-        "disk_format": "qcow2",
-=======
         "disk_format": "raw",
->>>>>>> h-openstack
         "container_format": "bare",
     }
     tags: dict[str, Any] = {"kubekiln-image": image.digest, "kubekiln-sha256": image.sha256}
