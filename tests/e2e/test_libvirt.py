@@ -19,7 +19,7 @@ from tests.e2e.conftest import BOOT_S, ROOT, Lab
 from tests.platforms.rigs.libvirt import LibvirtRig, provide_binding
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.qemu, pytest.mark.timeout(2 * BOOT_S)]
+pytestmark = [pytest.mark.e2e, pytest.mark.vm, pytest.mark.qemu, pytest.mark.timeout(2 * BOOT_S)]
 
 NAME = "lab-libvirt"
 NODE = f"{NAME}-1"
