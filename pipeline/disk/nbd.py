@@ -47,9 +47,9 @@ _CMD_READ = 0
 class Disk:
     """A disk that is read; made by `open_disk`."""
 
-    def __init__(self, connection: socket.socket, node: Node) -> None:
-        self._connection = connection
-        self._node = node
+    def __init__(self, connection: socket.socket, node: Node, said: IO[bytes]) -> None:
+        self._connection, self._node, self._said = connection, node, said
+        self._lengths: dict[int, int] = {}
         self.size = self._shake_hands()
 
     def read(self, offset: int, length: int) -> bytes:
@@ -90,23 +90,20 @@ class Disk:
 
     def _ask(self, offset: int, length: int) -> None:
         self._lengths[offset] = length
-        self._connection.sendall(
-            _REQUEST.pack(_REQUEST_MAGIC, 0, _CMD_READ, offset, offset, length)
-        )
+        self._send(_REQUEST.pack(_REQUEST_MAGIC, 0, _CMD_READ, offset, offset, length))
 
     def _answer(self) -> tuple[int, bytes]:
         magic, error, offset = _REPLY.unpack(self._receive(_REPLY.size))
         if magic != _REPLY_MAGIC or error:
-            raise IntegrityError(f"qemu-nbd cannot read the disk at byte {offset}: error {error}")
+            raise self._broken(f"error {error} at byte {offset}")
         return offset, self._receive(self._lengths.pop(offset))
 
     def _shake_hands(self) -> int:
         """Choose the only export; gives its size."""
-        self._lengths: dict[int, int] = {}
         self._receive(_GREETING.size)
         # An export without a name, and no information asked for beyond what always comes.
         choice = _OPTION.pack(b"IHAVEOPT", _OPT_GO, 6) + struct.pack(">IH", 0, 0)
-        self._connection.sendall(struct.pack(">I", _FIXED_NO_ZEROES) + choice)
+        self._send(struct.pack(">I", _FIXED_NO_ZEROES) + choice)
         size = None
         while True:
             _, _, kind, length = _OPTION_REPLY.unpack(self._receive(_OPTION_REPLY.size))
@@ -116,17 +113,32 @@ class Disk:
             elif kind == _REP_ACK and size is not None:
                 return size
             elif kind != _REP_INFO:
-                raise ConnectionError(f"qemu-nbd answers {kind:#x}")
+                raise self._broken(f"qemu-nbd answers {kind:#x}")
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise self._broken(str(error)) from error
 
     def _receive(self, length: int) -> bytes:
         data = bytearray(length)
         view = memoryview(data)
         while view:
-            count = self._connection.recv_into(view)
+            try:
+                count = self._connection.recv_into(view)
+            except OSError as error:
+                raise self._broken(str(error)) from error
             if not count:
-                raise ConnectionError("qemu-nbd ended")
+                raise self._broken("qemu-nbd ended")
             view = view[count:]
         return bytes(data)
+
+    def _broken(self, how: str) -> IntegrityError:
+        """Make an error of what the server said, if it said anything."""
+        self._said.seek(0)
+        words = self._said.read().decode(errors="replace").strip()
+        return IntegrityError(f"cannot read {describe(self._node)}: {words or how}")
 
 
 @contextlib.contextmanager
@@ -138,11 +150,7 @@ def open_disk(node: Node) -> Iterator[Disk]:
         _served(node, connection, said),
     ):
         connection.settimeout(_TIMEOUT_S)
-        try:
-            yield Disk(connection, node)
-        except (ConnectionError, TimeoutError) as error:
-            why = _words(said) or error
-            raise IntegrityError(f"cannot read {describe(node)}: {why}") from error
+        yield Disk(connection, node, said)
 
 
 def file_node(path: Path, driver: str) -> Node:
@@ -193,8 +201,3 @@ def _served(node: Node, connection: socket.socket, said: IO[bytes]) -> Iterator[
         # It only reads, and would first send all that it was asked for.
         end(server.pid, group=True, how=signal.SIGKILL)
         server.wait()
-
-
-def _words(said: IO[bytes]) -> str:
-    said.seek(0)
-    return said.read().decode(errors="replace").strip()

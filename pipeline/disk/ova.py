@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import IntegrityError, KubekilnError
 from kubekiln.files import sha256_bytes, storage_errors, sync_dir
 from pipeline.disk.ovf import Appliance, render_descriptor
 
@@ -73,16 +74,37 @@ def read_ova(path: Path) -> Ova:
         raise KubekilnError(f"{path} is not an OVA with a disk: {error}") from error
 
 
+def check_ova(path: Path) -> None:
+    """Hash what is in an OVA; raises IntegrityError if the manifest says anything else."""
+    sums, manifest = {}, ""
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            assert file is not None
+            if member.name.endswith(".mf"):
+                manifest = file.read().decode()
+                continue
+            digest = hashlib.sha256()
+            while part := file.read(_CHUNK):
+                digest.update(part)
+            sums[member.name] = digest.hexdigest()
+    if manifest != _manifest(sums):
+        raise IntegrityError(f"what is in {path.name} isn't what its manifest says")
+
+
 def _head(appliance: Appliance, descriptor: bytes, vmdk_sha256: str, vmdk_size: int) -> bytes:
     """Give all that is before the disk's first byte."""
     name = f"{appliance.name}.ovf"
-    manifest = (
-        f"SHA256({name})= {sha256_bytes(descriptor)}\n"
-        f"SHA256({appliance.disk_name})= {vmdk_sha256}\n"
-    ).encode()
+    sums = {name: sha256_bytes(descriptor), appliance.disk_name: vmdk_sha256}
+    manifest = _manifest(sums).encode()
     files = ((name, descriptor), (f"{appliance.name}.mf", manifest))
     whole = b"".join(_member(name, len(content)) + _filled(content) for name, content in files)
     return whole + _member(appliance.disk_name, vmdk_size)
+
+
+def _manifest(sums: Mapping[str, str]) -> str:
+    # Without a blank before the bracket: VMware's importers take that for another algorithm.
+    return "".join(f"SHA256({name})= {sha256}\n" for name, sha256 in sums.items())
 
 
 def _member(name: str, size: int) -> bytes:

@@ -19,7 +19,7 @@ from kubekiln.errors import CommandFailed
 from kubekiln.process import Command, run
 from pipeline.disk.gce import read_gce, write_gce
 from pipeline.disk.nbd import Node, argument, file_node, open_disk, part_node
-from pipeline.disk.ova import read_ova, write_ova
+from pipeline.disk.ova import check_ova, read_ova, write_ova
 from pipeline.disk.ovf import Appliance
 from pipeline.disk.pieces import Piece, padded, require_same
 from pipeline.disk.roottar import check_root_tar, write_root_tar
@@ -95,6 +95,11 @@ def _write_tar(source: Source, out: Path) -> None:
         write_root_tar(disk, out)
 
 
+def _check_ova(source: Source, path: Path) -> None:
+    check_ova(path)
+    _check_disk(_ova_node)(source, path)
+
+
 def _check_gce(source: Source, path: Path) -> None:
     with source.pieces() as pieces:
         require_same(pieces, read_gce(path), name=path.name)
@@ -122,7 +127,7 @@ WRITERS: Mapping[FormatName, Writer] = MappingProxyType(
     {
         "raw": Writer("raw", _SECTOR, _write_raw, _check_disk(lambda p: file_node(p, "raw"))),
         "vmdk": Writer("vmdk", GRAIN, _write_vmdk, _check_disk(lambda p: file_node(p, "vmdk"))),
-        "ova": Writer("ova", GRAIN, _write_ova, _check_disk(_ova_node)),
+        "ova": Writer("ova", GRAIN, _write_ova, _check_ova),
         # Azure's sizes: https://learn.microsoft.com/azure/virtual-machines/linux/create-upload-generic
         "vhd": Writer("vhd", MIB, _write_vhd, _check_disk(lambda p: file_node(p, "vpc"))),
         "gce": Writer("tar.gz", GIB, _write_gce, _check_gce),

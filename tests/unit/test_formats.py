@@ -29,6 +29,7 @@ from pipeline.disk.gce import read_gce, write_gce
 from pipeline.disk.gzipped import gzip_stream
 from pipeline.disk.pieces import CHUNK, Piece, cut, padded, require_same
 from pipeline.disk.writers import WRITERS, Source, Writer
+from pipeline.stages.publish import all_published
 from pipeline.targets.platform import FormatName
 
 CONTENT = b"the content of a disk"
@@ -272,6 +273,15 @@ def test_every_format_that_a_platform_may_ask_for_can_be_written() -> None:
     with pytest.raises(ConfigError, match="no format 'zip'") as raised:
         format_named("zip")
     assert "there are: gce, ova, qcow2" in str(raised.value)
+
+
+def test_a_record_is_not_taken_for_an_image(manifest: Path, copier: Copier) -> None:
+    about = {**json.loads(manifest.read_text()), "root_tar": str(manifest), "created": "2026-11-26"}
+    manifest.write_text(json.dumps(about))
+
+    as_format(manifest, "vmdk")
+
+    assert [path for path, _ in all_published(manifest.parent)] == [manifest]
 
 
 def test_convert_prints_path_size_and_checksum(

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import IntegrityError, KubekilnError
 from kubekiln.files import sha256_bytes
-from pipeline.disk.ova import read_ova, write_ova
+from pipeline.disk.ova import check_ova, read_ova, write_ova
 from pipeline.disk.ovf import Appliance, render_descriptor
 
 NAMES = {
@@ -140,3 +140,22 @@ def test_what_is_no_ova_is_said_to_be_none(tmp_path: Path, content: bytes) -> No
 
     with pytest.raises(KubekilnError, match="is not an OVA"):
         read_ova(tmp_path / "x.ova")
+
+
+@pytest.mark.parametrize("place", ["vmdk", "ovf", "mf"])
+def test_an_ova_in_which_a_byte_changed_is_not_what_its_manifest_says(
+    tmp_path: Path, place: str
+) -> None:
+    path = tmp_path / "x.ova"
+    (tmp_path / "x.vmdk").write_bytes(random.Random(1).randbytes(5000))
+    write_ova(tmp_path / "x.vmdk", path, APPLIANCE)
+    check_ova(path)
+    with tarfile.open(path) as archive:
+        at = archive.getmember(f"{APPLIANCE.name}.{place}").offset_data
+
+    content = bytearray(path.read_bytes())
+    content[at + 100] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(IntegrityError, match="isn't what its manifest says"):
+        check_ova(path)
