@@ -72,8 +72,8 @@ fast: setup ## unit, golden, element and house tests; no network, no root
 check: setup ## lint + types + fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=3 lint type fast
 
-test: check ## everything: check, then deliver, bake and boot for real
-	@$(MAKE) --no-print-directory platforms e2e
+test: check ## everything but `platforms` and `e2e-vm`: check, then bake and boot for real
+	@$(MAKE) --no-print-directory e2e
 
 # Without any cache the components compile for half an hour: no test is to wait for it.
 e2e: setup ## the bakes and boots alone

@@ -47,8 +47,8 @@ def delivery(root: Path) -> Delivery:
 def described(root: Path) -> list[InstanceSpec]:
     return [
         InstanceSpec(
-            cluster="lab", node=f"lab-{i}", role="worker", seed_dir=root / "seed",
-            seed_iso=root / "seed/seed.iso", payload="p1", macs=(), addresses=(), cpus=1,
+            cluster="lab", node=f"lab-{i}", role="worker", seed_dir=root / "seed-0",
+            seed_iso=root / "seed-0/seed.iso", payload="p1", macs=(), addresses=(), cpus=1,
             memory_mib=256, disk_gib=1,
         )
         for i in range(COUNT)
@@ -57,7 +57,7 @@ def described(root: Path) -> list[InstanceSpec]:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_it_goes_on_where_it_was(tmp_path: Path, how: signal.Signals) -> None:
-    make_spec(tmp_path, "seed")
+    make_spec(tmp_path, "seed-0")
     journal = tmp_path / "state/lab/target-directory.journal"
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
