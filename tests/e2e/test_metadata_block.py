@@ -44,7 +44,12 @@ def node(lab: Lab, image: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         made.wait_ready()
         with metadata_service(made, tmp_path_factory.mktemp("metadata")):
             manifest = ROOT / "tests/e2e/manifests/metadata.yaml"
-            made.kubectl("apply", "--filename", str(manifest))
+            apply = ("apply", "--filename", str(manifest))
+            # A pod that is nobody's is made once its namespace has a service account.
+            until(
+                lambda: made.kubectl(*apply, check=False).returncode == 0,
+                what="the pods are taken", timeout_s=120,
+            )  # fmt: skip
             wait = ("wait", "--for=condition=Ready", "pod", "--all", "-n=e2e", "--timeout=120s")
             made.kubectl(*wait)
             yield made

@@ -81,7 +81,10 @@ def served(lab: Lab, made: Fleet, name: str) -> Iterator[Path]:
     env = {"PYTHONPATH": str(ROOT), "CI": "true"}
     child = spawn(Command([*enter, "/bin/sh", "-c", words], cwd=lab.root, env=env))
     try:
-        until(lambda: "listening" in said.read_text(), what="kubekiln serve", timeout_s=120)
+        until(
+            lambda: said.is_file() and "listening" in said.read_text(),
+            what="kubekiln serve", timeout_s=120,
+        )  # fmt: skip
         yield said
     finally:
         child.terminate()
