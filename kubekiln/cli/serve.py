@@ -10,25 +10,26 @@ import typer
 from kubekiln.cli.verb import Verb
 
 
-def serve(
-    cluster: Annotated[
-        str, typer.Argument(metavar="[CLUSTER]", help="A name under configs/clusters, or a path.")
-    ] = "solo",
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to listen; all addresses, with the port of userdata.server, if not given.",
-            metavar="ADDRESS:PORT",
-        ),
-    ] = None,
-    again: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only let this node fetch once more; a server that runs needs no restart.",
-            metavar="NODE",
-        ),
-    ] = None,
-) -> None:
+OfCluster = Annotated[
+    str, typer.Argument(metavar="[CLUSTER]", help="A name under configs/clusters, or a path.")
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to listen; all addresses, with the port of userdata.server, if not given.",
+        metavar="ADDRESS:PORT",
+    ),
+]
+Again = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only let this node fetch once more; a server that runs needs no restart.",
+        metavar="NODE",
+    ),
+]
+
+
+def serve(cluster: OfCluster = "solo", listen: Listen = None, again: Again = None) -> None:
     """Give each node its user-data, once, until Ctrl-C (`userdata.protect: url`)."""
     from cloudinit.rules import load_cluster
     from kubekiln.operations.serve import Store, UserDataServer, fingerprint, listen_address

@@ -10,6 +10,7 @@ import pytest
 
 from cloudinit.nicrules import NIC_RULES
 from cloudinit.poolrules import POOL_RULES
+from cloudinit.protectrules import PROTECT_RULES
 from cloudinit.rules import RULES, findings, load_cluster
 from kubekiln.errors import EXIT_USAGE, ConfigError
 from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
@@ -251,8 +252,8 @@ def test_every_rule_has_nothing_against_a_good_cluster_and_something_against_a_b
         except ValueError:
             continue
         fired |= {rule.__name__ for rule in RULES if list(rule(cluster))}
-    # Those about network cards: test_nic_rules.py; about pools: test_pools.py.
-    elsewhere = (*NIC_RULES, *POOL_RULES)
+    # About network cards: test_nic_rules.py; pools: test_pools.py; protection: test_protect.py.
+    elsewhere = (*NIC_RULES, *POOL_RULES, *PROTECT_RULES)
     assert fired == {rule.__name__ for rule in RULES if rule not in elsewhere}
 
 
