@@ -9,7 +9,6 @@ import typer
 
 from kubekiln.cli.verb import Verb
 
-
 OfCluster = Annotated[
     str, typer.Argument(metavar="[CLUSTER]", help="A name under configs/clusters, or a path.")
 ]
