@@ -83,12 +83,13 @@ class UploadJournal:
         self.token, self.snapshot, self.done = "", "", set()
 
     def _add(self, fields: Mapping[str, str | int], *, sync: bool = False) -> None:
-        # One write(2) with O_APPEND a line: threads don't mix them.
+        # One write(2) with O_APPEND a line: threads don't mix them. Begun on a line of its own, for
+        # the one before may have been cut off.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         with storage_errors(self.path):
             handle = os.open(self.path, flags, 0o600)
             try:
-                os.write(handle, json.dumps(fields).encode() + b"\n")
+                os.write(handle, b"\n" + json.dumps(fields).encode())
                 if sync:
                     os.fsync(handle)
             finally:
@@ -99,7 +100,7 @@ class UploadJournal:
             return
         first = True
         for line in self.path.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # one that was cut off while it was written
+            with contextlib.suppress(ValueError):  # empty, or cut off while it was written
                 fields = json.loads(line)
                 if first and fields.get("sha256") != self.sha256:
                     return

@@ -43,6 +43,9 @@ _GONE = frozenset({
     "ResourceNotFoundException",
 })  # fmt: skip
 
+# EBS says ValidationException for blocks and snapshots that aren't what it was told.
+_NO_USE = _GONE | {"ValidationException"}
+
 
 def ami_name(image: DiskImage) -> str:
     """Name an AMI: AWS has each name once in an account and region, so content is part of it."""
@@ -176,9 +179,10 @@ class Images:
             if not completed:
                 self._complete(journal.snapshot, sums)
         except AwsError as error:
+            if error.code in _NO_USE:
+                journal.forget()  # the next attempt begins another
             if error.code not in _GONE:
                 raise
-            journal.forget()
             raise AwsBusyError(f"the snapshot that was begun is gone: {error.problems[0].what}",
                                where=error.problems[0].where) from error  # fmt: skip
         return sums

@@ -7,7 +7,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Any, Final
 
 from kubekiln.errors import KubekilnError, Problem
@@ -99,14 +106,20 @@ def refusals(spec: InstanceSpec, network: Network, settings: Settings) -> list[P
         what = f"{spec.node} has {len(spec.macs)} network cards; this target makes one"
         found.append(Problem(what, hint="take further `nics` out of the cluster's file"))
     for address in spec.addresses if settings.keep_addresses else ():
-        if not any(ip_address(address) in cidr for cidr in network.ranges):
+        if not any(_is_free(ip_address(address), cidr) for cidr in network.ranges):
             shown = ", ".join(map(str, network.ranges))
             found.append(Problem(
-                f"{spec.node}'s address {address} is not in {network.subnet} ({shown})",
-                hint="take addresses of the subnet into the cluster's file; "
-                "or `keep_addresses: false`, if nothing relies on them",
+                f"{spec.node}'s address {address} is none that {network.subnet} ({shown}) can give",
+                hint="take addresses of the subnet into the cluster's file, but not its first four "
+                "or its last; or `keep_addresses: false`, if nothing relies on them",
             ))  # fmt: skip
     return found
+
+
+def _is_free(address: IPv4Address | IPv6Address, cidr: IPv4Network | IPv6Network) -> bool:
+    """Tell whether a machine may have it: AWS keeps the first four of a subnet, and the last."""
+    first, last = int(cidr.network_address), int(cidr.broadcast_address)
+    return address.version == cidr.version and first + 4 <= int(address) < last
 
 
 def run_request(

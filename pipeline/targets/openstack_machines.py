@@ -59,11 +59,14 @@ class Machines:
         """List servers of ours, and ports of ours that have none."""
         with asking("list machines"):
             servers = [s for s in self._client.compute.servers() if is_ours(s.metadata or {})]
-            ports = [(read_tags(p.description or ""), p) for p in self._client.network.ports()]
+            # An administrator would see those of all projects.
+            project = self._client.project_id
+            ports = self._client.network.ports(project_id=project)
+            tagged = [tags for tags in (read_tags(p.description or "") for p in ports) if tags]
         found = [_instance(server) for server in servers]
         have = {(one.cluster, one.node) for one in found}
-        for tags, _ in ports:
-            if tags and identity(tags)[:2] not in have:
+        for tags in tagged:
+            if identity(tags)[:2] not in have:
                 found.append(_failed(tags))
                 have.add(identity(tags)[:2])
         return [one for one in found if cluster in (None, one.cluster)]
@@ -137,7 +140,7 @@ class Machines:
         return found[0] if found else None
 
     def _ports(self, name: str, cluster: str, node: str) -> Sequence[Port]:
-        ports = self._client.network.ports(name=name)
+        ports = self._client.network.ports(name=name, project_id=self._client.project_id)
         found = [(read_tags(port.description or ""), port) for port in ports]
         return [port for tags, port in found if tags and identity(tags)[:2] == (cluster, node)]
 

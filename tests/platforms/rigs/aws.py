@@ -194,6 +194,7 @@ class AwsRig:
         subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.80.0.0/16")["Subnet"]["SubnetId"]
         ec2.create_tags(Resources=[subnet], Tags=[{"Key": "Name", "Value": "k8s-nodes"}])
         ec2.create_security_group(GroupName="k8s-nodes", Description="nodes", VpcId=vpc)
+        self.admin("iam").create_instance_profile(InstanceProfileName="k8s-node")
 
 
 def _profile(name: str, key: str, secret: str) -> str:

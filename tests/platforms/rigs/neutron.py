@@ -146,5 +146,10 @@ def _id(name: str) -> str:
 
 
 def _filtered(found: list[dict[str, Any]], request: Request) -> list[dict[str, Any]]:
-    wanted = {key: value for key, value in request.query.items() if key in ("name", "id")}
-    return [one for one in found if all(one.get(key) == value for key, value in wanted.items())]
+    wanted = {
+        key: value for key, value in request.query.items() if key in ("name", "id", "project_id")
+    }
+    # What has no project is that of whoever asks.
+    return [
+        one for one in found if all(one.get(key, value) == value for key, value in wanted.items())
+    ]

@@ -31,6 +31,7 @@ from moto import settings
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ebs.models import ebs_backends
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.core import TaggedEC2Resource
 from moto.iam.access_control import IAMRequestBase
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -55,6 +56,12 @@ def sign_as_sent(self, make=IAMRequestBase._create_aws_request):
     if self._service == "ebs" and not self._body:
         self._data = b""
     return make(self)
+
+
+def tags_of_one(self):
+    """Look a resource's tags up; moto goes through those of all, for each: seconds, with hundreds."""
+    found = self.ec2_backend.tags.get(self.id, {})
+    return [{"resource_id": self.id, "key": key, "value": found[key]} for key in list(found)]
 
 
 class Refused(Exception):
@@ -326,6 +333,7 @@ def main():
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     IAMRequestBase._create_aws_request = sign_as_sent
+    TaggedEC2Resource.get_tags = tags_of_one
     threading.Thread(target=end_with_parent, daemon=True).start()
     server = make_server("127.0.0.1", 0, Layer(), threaded=True, request_handler=MotoRequestHandler)
     print(server.server_port, flush=True)

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of AWS, read of its answers, and made of its errors, without asking anybody?"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import (
+    ConnectionClosedError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    SSLError,
+    WaiterError,
+)
+from botocore.parsers import ResponseParserError
+
+from kubekiln.config import load_model
+from kubekiln.errors import ConfigError, KubekilnError
+from pipeline.targets.aws_blocks import UploadJournal, linear_checksum, side_by_side
+from pipeline.targets.aws_calls import HINTS, TRANSIENT_CODES, refusal, sdk_errors
+from pipeline.targets.aws_images import ami_name, register_request
+from pipeline.targets.aws_machines import (
+    Network,
+    client_token,
+    instance_of,
+    instance_type_for,
+    refusals,
+    run_request,
+    types_of,
+)
+from pipeline.targets.aws_settings import Settings
+from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
+
+NETWORK = Network("subnet-1", "eu-central-1a", (ip_network("10.80.0.0/24"),), ("sg-1",))
+AMI = RemoteImage("ami-1", "kubekiln-debian-13")
+
+
+def settings(**more: Any) -> Settings:
+    return Settings.model_validate({"type": "aws", "subnet": "subnet-1", **more})
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> InstanceSpec:
+    (tmp_path / "user-data").write_text("#cloud-config\n")
+    return InstanceSpec(
+        cluster="lab", node="lab-1", role="worker", seed_dir=tmp_path,
+        seed_iso=tmp_path / "seed.iso", payload="p1", macs=("52:54:00:aa:bb:01",),
+        addresses=("10.80.0.11",), cpus=2, memory_mib=4096, disk_gib=20,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cpus", "memory_mib", "architecture", "kind"),
+    [
+        (1, 512, "x86_64", "t3.micro"),
+        (2, 2048, "x86_64", "t3.small"),
+        (2, 4096, "x86_64", "c7i.large"),
+        (2, 8192, "x86_64", "m7i.large"),
+        (4, 8192, "arm64", "c7g.xlarge"),
+        (2, 16384, "arm64", "r7g.large"),
+        (64, 524288, "x86_64", "r7i.16xlarge"),
+    ],
+)
+def test_the_smallest_type_is_chosen_that_has_what_a_node_needs(
+    cpus: int, memory_mib: int, architecture: str, kind: str
+) -> None:
+    assert instance_type_for(cpus, memory_mib, architecture) == kind
+
+
+def test_no_type_of_the_table_comes_after_a_larger_one() -> None:
+    for architecture in ("x86_64", "arm64"):
+        listed = list(types_of(architecture))
+        assert len(listed) > 20
+        for (_, cpus, memory), (_, next_cpus, next_memory) in zip(listed, listed[1:], strict=False):
+            assert next_cpus >= cpus
+            assert next_cpus > cpus or next_memory > memory
+
+
+def test_a_node_that_no_type_is_large_enough_for_is_an_error_with_a_hint() -> None:
+    with pytest.raises(KubekilnError, match="no instance type of our table has 500 CPUs") as raised:
+        instance_type_for(500, 1024, "x86_64")
+
+    assert "instance_type" in (raised.value.problems[0].hint or "")
+
+
+def test_all_that_ec2_cannot_do_is_said_at_once(spec: InstanceSpec) -> None:
+    odd = replace(spec, macs=("a", "b"), addresses=("10.99.0.11",))
+
+    said = [problem.what for problem in refusals(odd, NETWORK, settings())]
+
+    assert said == [
+        "lab-1 has 2 network cards; this target makes one",
+        "lab-1's address 10.99.0.11 is none that subnet-1 (10.80.0.0/24) can give",
+    ]
+    assert refusals(spec, NETWORK, settings()) == []
+    elsewhere = replace(spec, addresses=("10.99.0.11",))
+    assert refusals(elsewhere, NETWORK, settings(keep_addresses=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "wrong"),
+    [("10.80.0.3", 1), ("10.80.0.4", 0), ("10.80.0.254", 0), ("10.80.0.255", 1)],
+)
+def test_addresses_that_aws_keeps_are_refused(spec: InstanceSpec, address: str, wrong: int) -> None:
+    assert len(refusals(replace(spec, addresses=(address,)), NETWORK, settings())) == wrong
+
+
+def test_both_families_of_addresses_are_asked_for(spec: InstanceSpec) -> None:
+    dual = replace(spec, addresses=("10.80.0.11", "fd00::11"))
+
+    (card,) = run_request(dual, AMI, NETWORK, settings(), "m7i.large")["NetworkInterfaces"]
+    assert card["PrivateIpAddress"] == "10.80.0.11"
+    assert card["Ipv6Addresses"] == [{"Ipv6Address": "fd00::11"}]
+
+    free = settings(keep_addresses=False)
+    (card,) = run_request(dual, AMI, NETWORK, free, "m7i.large")["NetworkInterfaces"]
+    assert {"PrivateIpAddress", "Ipv6Addresses", "AssociatePublicIpAddress"} & card.keys() == set()
+
+
+def test_a_token_is_that_of_the_request_and_of_its_generation(spec: InstanceSpec) -> None:
+    def request(**more: Any) -> dict[str, Any]:
+        return run_request(replace(spec, **more), AMI, NETWORK, settings(), "m7i.large")
+
+    tokens = {
+        client_token(request(), 0), client_token(request(), 1),
+        client_token(request(payload="p2"), 0), client_token(request(node="lab-2"), 0),
+    }  # fmt: skip
+
+    assert len(tokens) == 4
+    assert all(len(token) <= 64 and token.isascii() for token in tokens)
+    assert client_token(request(), 0) in tokens
+
+
+def test_a_profile_is_given_by_name_or_by_arn(spec: InstanceSpec) -> None:
+    arn = "arn:aws:iam::123456789012:instance-profile/k8s-node"
+    for given, said in (("k8s-node", {"Name": "k8s-node"}), (arn, {"Arn": arn})):
+        chosen = settings(instance_profile=given)
+        request = run_request(spec, AMI, NETWORK, chosen, "m7i.large")
+        assert request["IamInstanceProfile"] == said
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "wants_check", "state"),
+    [
+        ("pending", True, True, "starting"),
+        ("running", True, True, "running"),
+        ("running", False, False, "running"),
+        ("running", True, False, "failed"),
+        ("stopping", True, True, "stopped"),
+        ("stopped", True, True, "stopped"),
+        ("shutting-down", True, True, "failed"),
+    ],
+)
+def test_what_ec2_calls_a_state_is_one_of_ours(
+    name: str, check: bool, wants_check: bool, state: str
+) -> None:
+    found = {
+        "InstanceId": "i-1", "InstanceType": "m7i.large", "State": {"Name": name},
+        "SourceDestCheck": check, "PrivateIpAddress": "10.80.0.11",
+        "NetworkInterfaces": [{"Ipv6Addresses": [{"Ipv6Address": "fd00::11"}]}],
+        "Tags": [{"Key": f"kubekiln-{key}", "Value": value}
+                 for key, value in (("cluster", "lab"), ("node", "lab-1"), ("payload", "p1"))],
+    }  # fmt: skip
+
+    instance = instance_of(found, wants_check=wants_check)
+
+    assert (instance.id, instance.cluster, instance.node) == ("i-1", "lab", "lab-1")
+    assert (instance.state, instance.payload) == (state, "p1")
+    assert instance.addresses == ("10.80.0.11", "fd00::11")
+
+
+def test_arm_images_boot_by_uefi_alone(tmp_path: Path) -> None:
+    image = DiskImage("debian-13", "d" * 64, tmp_path / "x", "raw", "5" * 64, 1, "arm64")
+
+    request = register_request(image, "snap-1", {})
+
+    assert (request["Architecture"], request["BootMode"]) == ("arm64", "uefi")
+    assert request["Name"] == ami_name(image) == "kubekiln-debian-13-dddddddddddd-55555555"
+
+
+def answer(code: str, status: int = 400, message: str = "so it is.") -> dict[str, Any]:
+    return {"Error": {"Code": code, "Message": message},
+            "ResponseMetadata": {"HTTPStatusCode": status}}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", sorted(TRANSIENT_CODES))
+def test_what_aws_may_do_in_a_moment_is_transient(code: str) -> None:
+    assert isinstance(refusal(answer(code), "ec2 run_instances"), TransientError)
+
+
+@pytest.mark.parametrize("code", sorted(HINTS.keys() - TRANSIENT_CODES))
+def test_what_aws_refuses_for_good_says_what_to_do(code: str) -> None:
+    error = refusal(answer(code), "ec2 run_instances")
+
+    assert not isinstance(error, TransientError)
+    (problem,) = error.problems
+    assert (problem.what, problem.where) == (f"{code}: so it is", "ec2 run_instances")
+    assert problem.hint
+
+
+def test_an_unknown_error_of_the_server_is_transient_and_one_of_ours_is_not() -> None:
+    assert isinstance(refusal(answer("Oddity", 500), "x"), TransientError)
+    assert not isinstance(refusal(answer("Oddity", 400), "x"), TransientError)
+    assert refusal(answer("Oddity", 403), "x").problems[0].hint
+
+
+def test_what_only_aws_can_decode_is_left_out() -> None:
+    said = "You are not authorized. Encoded authorization failure message: " + "A" * 3000
+
+    error = refusal(answer("UnauthorizedOperation", 403, said), "ec2 run_instances")
+
+    assert error.problems[0].what == "UnauthorizedOperation: You are not authorized"
+
+
+@pytest.mark.parametrize(
+    ("raised", "transient", "hint"),
+    [
+        (EndpointConnectionError(endpoint_url="http://x"), True, "reachable"),
+        (ConnectionClosedError(endpoint_url="http://x"), True, "reachable"),
+        (ResponseParserError("<html>\n<title>proxy</title>"), True, "reachable"),
+        (SSLError(endpoint_url="https://x", error="unknown CA"), False, "ca_bundle"),
+        (NoCredentialsError(), False, "aws configure"),
+        (WaiterError("w", "Max attempts exceeded", {}), True, "console"),
+        (WaiterError("w", "Waiter encountered a terminal failure state", {}), False, "console"),
+        (WaiterError("w", "An error occurred", answer("InvalidInstanceID.NotFound")), False, ""),
+        (WaiterError("w", "An error occurred", answer("InternalError", 500)), True, ""),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_no_exception_of_the_sdk_gets_out(raised: Exception, transient: bool, hint: str) -> None:
+    with pytest.raises(KubekilnError) as caught, sdk_errors("ec2 run_instances"):
+        raise raised
+
+    assert isinstance(caught.value, TransientError) is transient
+    (problem,) = caught.value.problems
+    assert "\n" not in problem.what
+    assert hint in (problem.hint or "")
+
+
+def test_the_checksum_of_all_is_that_of_the_blocks_in_their_order() -> None:
+    sums = {index: hashlib.sha256(b"%d" % index).digest() for index in (7, 0, 300)}
+
+    joined = sums[0] + sums[7] + sums[300]
+
+    assert base64.b64decode(linear_checksum(sums)) == hashlib.sha256(joined).digest()
+
+
+def test_a_journal_counts_only_what_is_in_its_snapshot(tmp_path: Path) -> None:
+    image = tmp_path / "disk.raw"
+    journal = UploadJournal.load(image, "s1", "eu")
+    token = journal.begin()
+    journal.started("snap-1")
+    journal.put(3)
+    with journal.path.open("a") as cut_off:
+        cut_off.write('\n{"block": 4')
+
+    again = UploadJournal.load(image, "s1", "eu")
+    assert (again.token, again.snapshot, again.done) == (token, "snap-1", {3})
+    again.started("snap-2")
+    assert UploadJournal.load(image, "s1", "eu").done == set()
+
+    for other in (UploadJournal.load(image, "s2", "eu"), UploadJournal.load(image, "s1", "us")):
+        assert (other.token, other.snapshot, other.done) == ("", "", set())
+
+
+def test_the_first_failure_ends_what_is_done_side_by_side() -> None:
+    done: list[int] = []
+
+    def act(index: int) -> int:
+        if index == 3:
+            raise KubekilnError("no")
+        done.append(index)
+        return index
+
+    with pytest.raises(KubekilnError):
+        side_by_side(act, range(1000), 1)
+
+    assert len(done) < 1000
+    assert side_by_side(lambda index: index, [5, 1], 4) == [5, 1]
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("tags: {kubekiln-node: x}", "tag 'kubekiln-node' is not yours to set"),
+        ("tags: {Name: x}", "tag 'Name' is not yours to set"),
+        ("encrypted: false\nkms_key: alias/k", "kms_key without encryption"),
+        ("secret_access_key: x", "unknown key 'secret_access_key'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, more: str, what: str) -> None:
+    path = tmp_path / "cloud.yaml"
+    path.write_text(f"type: aws\nsubnet: subnet-1\n{more}\n")
+
+    with pytest.raises(ConfigError, match=what):
+        load_model(Settings, path)
+
+
+def test_the_documented_policy_is_json() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "platforms" / "aws.md"
+    policy = json.loads(page.read_text().split("```json\n")[1].split("```")[0])
+
+    assert "ec2:RunInstances" in policy["Statement"][0]["Action"]
