@@ -131,19 +131,19 @@ def explain(
 
 def _print_node(node: RenderedNode) -> None:
     typer.echo(f"{node.name} ({node.role}) {node.address} {node.mac}")
-    files = ",".join(sorted(path.name for path in node.directory.iterdir()))
-    typer.echo(f"  {node.directory}/{{{files}}}")
     _print_sizes(node)
 
 
 def _print_pool(pool: RenderedPool) -> None:
     expires = pool.token_expires.strftime("%Y-%m-%d %H:%M UTC")
     typer.echo(f"{pool.name} (pool) {pool.names} in {pool.addresses}, may join until {expires}")
-    typer.echo(f"  {pool.directory}/user-data")
     _print_sizes(pool)
 
 
 def _print_sizes(payload: RenderedPayload) -> None:
+    names = sorted(path.name for path in payload.directory.iterdir())
+    files = f"{{{','.join(names)}}}" if len(names) > 1 else names[0]
+    typer.echo(f"  {payload.directory}/{files}")
     typer.echo(f"  user-data {payload.size:,} B, gzip {payload.size_gzip:,} B; of the limit of:")
     for fit in payload.fits:
         channel = fit.channel

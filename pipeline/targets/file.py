@@ -5,6 +5,7 @@ For what we don't drive: PXE, MAAS, Ironic, Tinkerbell, a hypervisor by hand, an
 
     DIR/images/kubekiln-debian-13-<digest>.qcow2 (and .sha256)
     DIR/nodes/<cluster>/<node>/{user-data,user-data.gz,meta-data,network-config,vendor-data,seed.iso}
+    DIR/nodes/<cluster>/<node>/{user-data.gz.b64,guestinfo.*} as the cluster's datasource wants it
     DIR/nodes/<cluster>/<node>/SHA256SUMS
 """
 
@@ -118,10 +119,9 @@ class FilePlatform:
         """Write the node's seed; whole or not at all."""
         directory = self._nodes_dir / spec.cluster / spec.node
         files = {
-            "user-data": (spec.seed_dir / "user-data").read_bytes(),
+            # With what the cluster's datasource wants beside the plain files.
+            **{path.name: path.read_bytes() for path in sorted(spec.seed_dir.iterdir())},
             "user-data.gz": spec.user_data.reveal(),
-            "meta-data": spec.meta_data.reveal(),
-            "network-config": spec.network_config.reveal(),
             "seed.iso": spec.seed_iso.read_bytes(),
             **_EMPTY,
         }
