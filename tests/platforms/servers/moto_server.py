@@ -59,7 +59,7 @@ def sign_as_sent(self, make=IAMRequestBase._create_aws_request):
 
 
 def tags_of_one(self):
-    """Look a resource's tags up; moto goes through those of all, for each: seconds, with hundreds."""
+    """Look a resource's tags up; moto goes through those of all, for each: seconds for many."""
     found = self.ec2_backend.tags.get(self.id, {})
     return [{"resource_id": self.id, "key": key, "value": found[key]} for key in list(found)]
 
