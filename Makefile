@@ -56,7 +56,7 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
-.PHONY: fmt lint type fast check test platforms e2e e2e-vm golden docs bench-render bench-bake bench-bootstrap
+.PHONY: fmt lint type fast check test platforms e2e e2e-vm golden docs bench-render bench-bake bench-upload bench-bootstrap
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -98,6 +98,9 @@ bench-render: setup ## [NODES=5000] measure the rendering of a large cluster
 
 bench-bake: setup ## measure the bakes and boots of the table in docs/performance.md
 	@$(BIN)/python bench/bake.py
+
+bench-upload: setup ## images to platforms: against each one's own client, on the test servers
+	@$(BIN)/python -m bench.upload
 
 bench-bootstrap: setup ## units against kubeadm: seconds to Ready on equal container machines
 	@$(BIN)/python -m bench.bootstrap

@@ -41,8 +41,19 @@ def the_bootstrap_has_every_database(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
+def the_bootstrap_has_the_disk(cluster: Cluster) -> Iterator[Finding]:
+    """kubeadm's etcd is a pod, which nothing keeps from starting without its disk."""
+    if cluster.bootstrap == "kubeadm" and cluster.etcd.disk_gib:
+        yield Finding(
+            ("etcd", "disk_gib"),
+            "a disk of its own for etcd is not for clusters of bootstrap: kubeadm",
+            "leave it out, or take bootstrap: systemd",
+        )
+
+
 BOOTSTRAP_RULES: tuple[Rule, ...] = (
     the_bootstrap_has_every_role,
     the_bootstrap_has_pools,
     the_bootstrap_has_every_database,
+    the_bootstrap_has_the_disk,
 )

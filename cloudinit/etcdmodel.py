@@ -27,6 +27,10 @@ class Etcd(Model):
     election_ms: int = Field(default=1000, ge=50, le=50000)
     """Silence in ms after which members elect another leader: ten round-trip times or more."""
 
+    disk_gib: int | None = Field(default=None, ge=1, le=16384, examples=[10])
+    """Size in GiB of a disk that the database has to itself on each of its machines, where a target
+    makes them; none if not given. Elsewhere: attach an empty disk (docs/etcd-disk.md)."""
+
     @model_validator(mode="after")
     def _leader_has_time(self) -> Etcd:
         if self.election_ms < 5 * self.heartbeat_ms:

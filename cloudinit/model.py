@@ -203,6 +203,10 @@ class Cluster(Model):
         """The nodes with the database: those of role `etcd`, or else the masters."""
         return tuple(node for node in self.nodes if node.role == "etcd") or self.masters
 
+    def etcd_disk_gib_of(self, node: Node) -> int | None:
+        """Give the size of the disk that the database has to itself on a node, if it has one."""
+        return self.etcd.disk_gib if node in self.etcd_members else None
+
     @property
     def doors(self) -> tuple[Node, ...]:
         """The machines that serve the API to others: the balancers, or else the masters."""

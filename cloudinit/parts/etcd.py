@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -68,6 +70,9 @@ def _settings(context: Context, database: Database) -> NodeFile:
     view = {
         "address": in_url(_address(node)),
         "client_port": database.client_port,
+        # The other database's writes are none that a disk of its own is for.
+        "disk": _disk_uuid(context) if is_main and cluster.etcd.disk_gib else None,
+        "disk_gib": cluster.etcd.disk_gib,
         "listen": [
             f"https://{in_url(address)}:{database.client_port}"
             for address in dict.fromkeys((_LOOPBACK, _address(node)))
@@ -87,6 +92,13 @@ def _settings(context: Context, database: Database) -> NodeFile:
     keys = ("name", "planned_nodes", "nodes.name", "nodes.role", "nodes.address", "etcd")
     path = f"/etc/etcd/{database.name}.env"
     return from_template(path, view, keys=keys, mode=0o644, template=f"/etc/etcd/{MAIN.name}.env")
+
+
+def _disk_uuid(context: Context) -> uuid.UUID:
+    """Name the file system of this member's disk: no other node's, nor that of another cluster with
+    the same names (whose authority is another), is ever taken for it."""
+    authority = hashlib.sha256(context.state.authority("etcd").certificate).hexdigest()
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{authority}/{context.node.name}")
 
 
 def _tuning(settings: Etcd) -> dict[str, int]:

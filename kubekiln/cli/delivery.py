@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kubekiln upload`, `boot`, `console`, `destroy`: machines on a platform of `configs/targets`."""
+"""`kubekiln upload`, `boot`, `console`, `forget`, `destroy`: images and machines on any target."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from kubekiln.cli.run import cluster_name
 from kubekiln.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from kubekiln.operations.delivery import Delivery
+    from kubekiln.operations.destination import Destination
 
 Target = Annotated[
-    str, typer.Option("--target", help="A name under configs/targets, or a path.", metavar="NAME")
+    str,
+    typer.Option(
+        "--target", help="qemu, nspawn, a name under configs/targets, or a path.", metavar="NAME"
+    ),
 ]
 OfCluster = Annotated[
     str, typer.Option("--cluster", help="A name under configs/clusters, or a path.")
@@ -27,97 +30,86 @@ _PANEL = "Deliver to a platform"
 
 def upload(target: Target, cluster: OfCluster = "solo") -> None:
     """Bake the cluster's image, write it in the platform's format and bring it there, once."""
-    from kubekiln.operations.shipment import delivery_to, image_in, plan_of
-    from kubekiln.paths import Project
-
-    project = Project.find()
-    to = delivery_to(project, target)
-    plan = plan_of(project, cluster, to)
-    to.check()
-    image = image_in(project, plan, to.platform.format)
-    typer.echo(to.upload(image).id)
+    typer.echo(_destination(target).upload(cluster))
 
 
 def boot(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
     """Make the cluster's machines from the uploaded image, with their user-data attached."""
-    from cloudinit.datasource import exposure
-    from kubekiln.operations.shipment import delivery_to, image_in, plan_of, specs_of
-    from kubekiln.paths import Project
-    from kubekiln.progress import say
-
-    project = Project.find()
-    to = delivery_to(project, target)
-    plan = plan_of(project, cluster, to)
-    to.check()
-    image = image_in(project, plan, to.platform.format)
-    specs = specs_of(project, plan, image, nodes or ())
-    if note := exposure(plan.cluster):
-        say(note)
-    for instance in to.boot(specs, to.upload(image)):
+    for instance in _destination(target).boot(cluster, nodes or ()):
         typer.echo(f"{instance.node} {instance.id} {instance.state}")
 
 
 def console(target: Target, node: Annotated[str, typer.Argument(help="A node's name.")],
             cluster: OfCluster = "solo") -> None:  # fmt: skip
     """Print what a machine wrote to its serial console."""
-    from kubekiln.operations.shipment import delivery_to
-    from kubekiln.paths import Project
-
-    typer.echo(_console(delivery_to(Project.find(), target), cluster_name(cluster), node))
+    typer.echo(_console(_destination(target), cluster_name(cluster), node))
 
 
-def _console(to: Delivery, cluster: str, node: str) -> str:
+def _console(to: Destination, cluster: str, node: str) -> str:
     from kubekiln.errors import ConfigError
 
     found = next((i for i in to.instances(cluster) if i.node == node), None)
     if found is None:
         raise ConfigError(f"target {to.name} has no machine {node} of {cluster}")
-    text = to.platform.read_console(found)
+    text = to.console(found)
     if text is None:
         raise ConfigError(f"target {to.name} keeps no console of its machines")
     return text
 
 
 def print_status(target: str, cluster: str | None) -> None:
-    """Show a platform's machines and how far their boot is, as far as it keeps their consoles."""
+    """Show a target's machines and how far their boot is, as far as it keeps their consoles."""
     from rich.table import Table
 
     from kubekiln.cli.table import print_table
-    from kubekiln.operations.shipment import delivery_to
     from kubekiln.operations.status import boot_of
-    from kubekiln.paths import Project
     from pipeline.targets.console import parse_console
 
-    to = delivery_to(Project.find(), target)
+    to = _destination(target)
     found = to.instances(cluster)
     if not found:
         typer.echo(f"no machines of {cluster or 'ours'} on target {to.name}")
         return
     table = Table("CLUSTER", "NODE", "STATE", "ID", "ADDRESSES", "BOOT", box=None)
     for one in sorted(found, key=lambda instance: (instance.cluster, instance.node)):
-        text = to.platform.read_console(one)
+        text = to.console(one)
         boot = one.detail if text is None else boot_of(parse_console(text))
         addresses = ", ".join(one.addresses) or "–"
         table.add_row(one.cluster, one.node, one.state, one.id, addresses, boot or "–")
     print_table(table)
 
 
+def forget(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
+    """Have the platform remove the user-data of machines that have their role: seed, guestinfo."""
+    name = cluster_name(cluster)
+    forgotten = _destination(target).forget(name, nodes or ())
+    if not forgotten:
+        typer.echo(f"no machines of {name}")
+    for node in forgotten:
+        typer.echo(f"{node}: its user-data is gone from target {target}")
+
+
 def destroy(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
     """Remove the cluster's machines (or some) with their disks; image and state stay."""
-    from kubekiln.operations.shipment import delivery_to
-    from kubekiln.paths import Project
-
-    to, name = delivery_to(Project.find(), target), cluster_name(cluster)
-    removed = to.destroy(name, nodes or ())
+    name = cluster_name(cluster)
+    removed = _destination(target).destroy(name, nodes or ())
     if not removed:
         typer.echo(f"no machines of {name}")
     for node in removed:
         typer.echo(f"{node} is gone")
 
 
+def _destination(target: str) -> Destination:
+    from kubekiln.operations.destination import find_destination
+    from kubekiln.paths import Project
+
+    return find_destination(Project.find(), target)
+
+
 commands = (
     Verb("upload", upload, panel=_PANEL),
     Verb("boot", boot, panel=_PANEL),
     Verb("console", console, panel=_PANEL),
+    Verb("forget", forget, panel=_PANEL),
     Verb("destroy", destroy, panel=_PANEL),
 )

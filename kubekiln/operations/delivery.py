@@ -7,7 +7,7 @@ by cluster, node and payload, before anything is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from kubekiln.operations.journal import Entry, Journal
 from kubekiln.operations.retrying import Patience
 from kubekiln.paths import Project
 from kubekiln.progress import say, step, transfer
+from pipeline.targets.console import parse_console
 from pipeline.targets.platform import (
     DiskImage,
     Instance,
@@ -29,6 +30,8 @@ from pipeline.targets.platform import (
 
 # EC2, for one, lists a machine some seconds after it was made.
 _LATE_LOOKS = 3
+# The phase in which a node has all of its files, and cloud-init is off.
+_HAS_ROLE = "activated"
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,17 @@ class Delivery:
             if not wanted:
                 journal.forget()
         return list(removed)
+
+    def forget(self, cluster: str, nodes: Collection[str] = ()) -> list[str]:
+        """Have the user-data of machines (or those named) removed; gives their names.
+
+        Raises KubekilnError for one that doesn't have its role yet, by what it said on its console;
+        where the platform keeps no consoles the caller knows.
+        """
+        found = [i for i in self.instances(cluster) if not nodes or i.node in nodes]
+        if missing := sorted(set(nodes) - {one.node for one in found}):
+            raise KubekilnError(f"target {self.name} has no machine {missing[0]} of {cluster}")
+        return [one.node for one in self._all([(one.node, _forgetter(self, one)) for one in found])]
 
     def _all(self, acts: Sequence[tuple[str, Callable[[], Instance]]]) -> list[Instance]:
         done, problems = [], []
@@ -250,6 +264,22 @@ def _remover(to: Delivery, instance: Instance, journal: Journal) -> Callable[[],
         with step(f"Removing {name}"):
             to.patience.try_to(name, lambda _again: to.platform.delete(instance))
         journal.write(Entry("deleted", instance.node, instance=instance.id))
+        return instance
+
+    return act
+
+
+def _forgetter(to: Delivery, instance: Instance) -> Callable[[], Instance]:
+    def act() -> Instance:
+        name = f"{instance.cluster}-{instance.node}"
+        said = to.patience.try_to(name, lambda _again: to.platform.read_console(instance))
+        if said is not None and not parse_console(said).has(_HAS_ROLE):
+            raise KubekilnError(
+                "it has not taken up its role yet, and needs its user-data for that",
+                hint=f"`kubekiln status --target {to.name}` says how far it is",
+            )
+        with step(f"Forgetting the user-data of {name}"):
+            to.patience.try_to(name, lambda _again: to.platform.forget_user_data(instance))
         return instance
 
     return act

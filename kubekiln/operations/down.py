@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from kubekiln.errors import ConfigError
@@ -11,7 +12,7 @@ from kubekiln.operations.clusters import machine_dirs
 from kubekiln.operations.kubeconfig import merged_clusters, unmerge
 from kubekiln.paths import Project
 from kubekiln.progress import say, step
-from pipeline.targets.record import list_records
+from pipeline.targets.record import Record, list_records
 from pipeline.targets.registry import find_target
 
 
@@ -21,17 +22,28 @@ def take_down(project: Project, cluster: str | None) -> list[str]:
     Image, user-data and state stay; a context that was merged into the user's kubeconfig goes.
     Gives the names of what was removed.
     """
-    removed = []
-    for record in list_records(project.machines_dir, cluster):
-        name = f"{record.machine.cluster}/{record.machine.name}"
-        with step(f"Removing {name}"):
-            find_target(record.target).destroy(record.machine)
-        removed.append(name)
+    records = list_records(project.machines_dir, cluster)
+    remove(project, records)
+    forget_contexts(project, cluster)
+    return [f"{record.machine.cluster}/{record.machine.name}" for record in records]
+
+
+def remove(project: Project, records: Iterable[Record]) -> None:
+    """Stop and remove machines; a cluster's context goes with the last of them."""
+    for record in records:
+        machine = record.machine
+        with step(f"Removing {machine.cluster}/{machine.name}"):
+            find_target(record.target).destroy(machine)
+        if not list_records(project.machines_dir, machine.cluster):
+            forget_contexts(project, machine.cluster)
+
+
+def forget_contexts(project: Project, cluster: str | None) -> None:
+    """Take a cluster's context (or all) out of the user's kubeconfig again."""
     for merged in merged_clusters(project):
         if cluster in (None, merged):
             for path in unmerge(project, merged):
                 say(f"context {merged} is no longer in {path}")
-    return removed
 
 
 def forgettable(project: Project, cluster: str) -> Path:

@@ -79,6 +79,7 @@ def node_facts(output: Output, node: InstanceSpec) -> dict[str, Any]:
         "cpus": node.cpus,
         "memory_mib": node.memory_mib,
         "disk_gib": node.disk_gib,
+        "etcd_disk_gib": node.etcd_disk_gib or 0,
         **node_files(output, node),
     }
 

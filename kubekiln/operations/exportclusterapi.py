@@ -84,7 +84,11 @@ def _openstack(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]
     cards: list[dict[str, Any]] = [{"macAddress": mac} for mac in node.macs] if node else [{}]
     if node:
         cards[0]["fixedIPs"] = [{"ipAddress": address} for address in node.addresses]
-    return {"image": {"filter": {"name": image.remote_name}}, "ports": cards, "configDrive": True}
+    plain = {"image": {"filter": {"name": image.remote_name}}, "ports": cards, "configDrive": True}
+    if not node or not node.etcd_disk_gib:
+        return plain
+    disk = {"name": "etcd", "sizeGiB": node.etcd_disk_gib, "storage": {"type": "Volume"}}
+    return {**plain, "additionalBlockDevices": [disk]}
 
 
 def _vsphere(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
@@ -94,14 +98,22 @@ def _vsphere(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
     # Addresses are the user-data's; the provider is to give none of its own.
     cards = [{"networkName": "", "macAddr": mac, "skipIPAllocation": True} for mac in node.macs]
     sizes = {"numCPUs": node.cpus, "memoryMiB": node.memory_mib, "diskGiB": node.disk_gib}
-    return {"template": image.remote_name, "network": {"devices": cards}, **sizes}
+    disks = [{"name": "etcd", "sizeGiB": node.etcd_disk_gib}] if node.etcd_disk_gib else []
+    more = {"dataDisks": disks} if disks else {}
+    return {"template": image.remote_name, "network": {"devices": cards}, **sizes, **more}
 
 
 def _aws(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
     del image
     # The user-data itself, not a stub that fetches it from Secrets Manager: that needs the AWS CLI.
     plain = {"cloudInit": {"insecureSkipSecretsManager": True}, "ami": {"id": ""}}
-    return {**plain, "rootVolume": {"size": node.disk_gib}} if node else plain
+    if node is None:
+        return plain
+    wanted = {**plain, "rootVolume": {"size": node.disk_gib}}
+    if not node.etcd_disk_gib:
+        return wanted
+    disk = {"deviceName": "/dev/sdf", "size": node.etcd_disk_gib, "type": "gp3"}
+    return {**wanted, "nonRootVolumes": [disk]}
 
 
 def _metal3(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from cloudinit.datasource import exposure
 from cloudinit.links import further_macs
 from cloudinit.model import Cluster
 from cloudinit.rendered import RenderedCluster
@@ -16,10 +18,11 @@ from kubekiln.files import sha256_file
 from kubekiln.operations.delivery import Delivery
 from kubekiln.operations.prepare import Plan, key_dir_of, load, render
 from kubekiln.paths import Project
+from kubekiln.progress import say
 from pipeline.bake import bake
 from pipeline.disk.formats import as_format
 from pipeline.targets.catalog import connect, load_settings
-from pipeline.targets.platform import DiskImage, FormatName, InstanceSpec
+from pipeline.targets.platform import DiskImage, FormatName, Instance, InstanceSpec
 
 _DIGEST_SHOWN = 16
 # By which channel a platform gives user-data to machines; one that isn't here takes any.
@@ -32,6 +35,55 @@ _CHANNEL_OF: Mapping[str, DatasourceName] = {
     "proxmox": "nocloud",
     "vsphere": "vsphere",
 }
+
+
+@dataclass(frozen=True)
+class PlatformDestination:
+    """A platform of configs/targets, as the verbs ask for it."""
+
+    delivery: Delivery
+
+    @property
+    def name(self) -> str:
+        """Of the target."""
+        return self.delivery.name
+
+    def upload(self, cluster: str) -> str:
+        """Bake the image, write it in the platform's format, and send it unless it is there."""
+        return self.delivery.upload(self._image(self._plan(cluster))).id
+
+    def boot(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[Instance]:
+        """Make the machines, with the image and their user-data."""
+        plan = self._plan(cluster)
+        image = self._image(plan)
+        specs = specs_of(self.delivery.project, plan, image, nodes)
+        if note := exposure(plan.cluster):
+            say(note)
+        return self.delivery.boot(specs, self.delivery.upload(image))
+
+    def instances(self, cluster: str | None = None) -> Sequence[Instance]:
+        """Ask the platform."""
+        return self.delivery.instances(cluster)
+
+    def console(self, instance: Instance) -> str | None:
+        """Ask the platform."""
+        return self.delivery.platform.read_console(instance)
+
+    def forget(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[str]:
+        """Have the platform forget user-data."""
+        return self.delivery.forget(cluster, nodes)
+
+    def destroy(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[str]:
+        """Remove machines, also those whose making nobody heard of."""
+        return self.delivery.destroy(cluster, nodes)
+
+    def _plan(self, cluster: str) -> Plan:
+        plan = plan_of(self.delivery.project, cluster, self.delivery)
+        self.delivery.check()
+        return plan
+
+    def _image(self, plan: Plan) -> DiskImage:
+        return image_in(self.delivery.project, plan, self.delivery.platform.format)
 
 
 def delivery_to(project: Project, target: str) -> Delivery:
@@ -72,14 +124,20 @@ def specs_of(
 
     Raises ConfigError for a name that is no node of it.
     """
+    refuse_unknown(plan.cluster, nodes)
     rendered = render(project, plan)
-    names = [node.name for node in plan.cluster.nodes]
+    wanted = set(nodes) or {node.name for node in plan.cluster.nodes}
+    return list(_specs(project, plan.cluster, rendered, image, wanted))
+
+
+def refuse_unknown(cluster: Cluster, nodes: Collection[str]) -> None:
+    """Raise ConfigError for a name that is no node of a cluster."""
+    names = [node.name for node in cluster.nodes]
     unknown = sorted(set(nodes) - set(names))
     if unknown:
         raise ConfigError(
-            f"{plan.cluster.name} has no node {unknown[0]!r}", hint=f"there are: {', '.join(names)}"
+            f"{cluster.name} has no node {unknown[0]!r}", hint=f"there are: {', '.join(names)}"
         )
-    return list(_specs(project, plan.cluster, rendered, image, set(nodes) or set(names)))
 
 
 def _specs(
@@ -107,5 +165,6 @@ def _specs(
             cpus=node.cpus,
             memory_mib=node.memory_mib,
             disk_gib=node.disk_gib,
+            etcd_disk_gib=cluster.etcd_disk_gib_of(node),
             key_dir=key_dir_of(project, cluster, node.name),
         )

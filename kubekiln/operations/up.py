@@ -169,6 +169,7 @@ def plan_machines(
                 cpus=node.cpus,
                 memory_mib=node.memory_mib,
                 disk_gib=node.disk_gib,
+                etcd_disk_gib=cluster.etcd_disk_gib_of(node),
                 siblings=len(cluster.nodes) - 1,
                 vlan=cluster.network.vlan,
                 nics=further_macs(cluster, node),
@@ -198,7 +199,7 @@ def differences(old: Record, new: Record) -> list[str]:
     if old.user_data_sha256 != new.user_data_sha256:
         found.append("user-data")
     settings = ("mac", "addresses", "gateways", "api_host_port", "cpus", "memory_mib", "disk_gib",
-                "vlan", "nics")  # fmt: skip
+                "etcd_disk_gib", "vlan", "nics")  # fmt: skip
     return found + [s for s in settings if getattr(old.machine, s) != getattr(new.machine, s)]
 
 

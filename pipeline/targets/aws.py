@@ -37,6 +37,7 @@ from pipeline.targets.platform import (
     InstanceSpec,
     RemoteImage,
     TransientError,
+    cannot_forget,
 )
 
 # A block that EBS has no time for is put again by botocore, with pauses that grow.
@@ -148,6 +149,10 @@ class AwsPlatform:
             # Types that aren't on Nitro: what they wrote until a while ago.
             answer = self._ec2("get_console_output", InstanceId=instance.id)
         return str(answer.get("Output", ""))
+
+    def forget_user_data(self, instance: Instance) -> None:
+        """Raise: it can't be done."""
+        raise cannot_forget(instance, "EC2 changes the user-data of stopped machines only")
 
     def delete(self, instance: Instance) -> None:
         """Terminate a machine and wait until it is gone, or remove what one that is gone left.

@@ -36,6 +36,8 @@ NODE_TAG = f"{TAG_PREFIX}-node"
 PAYLOAD_TAG = f"{TAG_PREFIX}-payload"
 
 _GIB = 1024
+# The first that EC2 recommends for a further volume; the machine sees an NVMe disk.
+_ETCD_DEVICE = "/dev/sdf"
 _FAMILIES: Final[Mapping[str, tuple[str, str, str, str]]] = {
     # Burstable ones for the smallest; then 2, 4 and 8 GiB of memory for each vCPU.
     "x86_64": ("t3", "c7i", "m7i", "r7i"),
@@ -134,7 +136,11 @@ def run_request(
         "MaxCount": 1,
         "UserData": spec.user_data.reveal(),
         "NetworkInterfaces": [_card(spec, network, settings)],
-        "BlockDeviceMappings": [{"DeviceName": ROOT_DEVICE, "Ebs": _root(spec, settings)}],
+        "BlockDeviceMappings": [
+            {"DeviceName": device, "Ebs": _volume(gib, settings)}
+            for device, gib in ((ROOT_DEVICE, spec.disk_gib), (_ETCD_DEVICE, spec.etcd_disk_gib))
+            if gib
+        ],
         # A pod is one hop further than its machine: what it asks for dies on the way back.
         "MetadataOptions": {
             "HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1,
@@ -206,9 +212,9 @@ def _card(spec: InstanceSpec, network: Network, settings: Settings) -> dict[str,
     return card
 
 
-def _root(spec: InstanceSpec, settings: Settings) -> dict[str, Any]:
-    root: dict[str, Any] = {
-        "VolumeSize": spec.disk_gib,
+def _volume(gib: int, settings: Settings) -> dict[str, Any]:
+    volume: dict[str, Any] = {
+        "VolumeSize": gib,
         "VolumeType": settings.volume_type,
         "Encrypted": settings.encrypted,
         "DeleteOnTermination": True,
@@ -216,5 +222,5 @@ def _root(spec: InstanceSpec, settings: Settings) -> dict[str, Any]:
     for key, value in (("Iops", settings.volume_iops), ("Throughput", settings.volume_throughput),
                        ("KmsKeyId", settings.kms_key)):  # fmt: skip
         if value is not None:
-            root[key] = value
-    return root
+            volume[key] = value
+    return volume

@@ -28,6 +28,7 @@ from pipeline.targets.platform import (
     InstanceSpec,
     RemoteImage,
     TransientError,
+    cannot_forget,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +137,10 @@ class AzurePlatform:
         """Fetch the log of the serial console, which boot diagnostics keep."""
         with azure_errors(f"read the console of {_name(instance)}"):
             return self._fleet.console(_name(instance))
+
+    def forget_user_data(self, instance: Instance) -> None:
+        """Raise: it can't be done."""
+        raise cannot_forget(instance, "Azure keeps custom data for as long as the machine is there")
 
     def delete(self, instance: Instance) -> None:
         """Remove the machine with its cards and its disk."""

@@ -12,6 +12,7 @@ from pipeline.targets.azure_machines import (
     Place,
     Resource,
     disk_name,
+    etcd_disk_name,
     instances_of,
     is_of,
     nic_body,
@@ -59,7 +60,7 @@ class Fleet:
             self._make_machine(spec, vm_body(self._settings, place, spec, image, nic))
         elif not is_of(there, spec):
             raise _in_the_way("machine", there)
-        self._tag_disk(spec)
+        self._tag_disks(spec)
         return self._instance(spec)
 
     def start(self, name: str) -> None:
@@ -107,22 +108,27 @@ class Fleet:
         if making.done():
             making.result()
 
-    def _tag_disk(self, spec: InstanceSpec) -> None:
-        """Tag the disk, which Azure makes on its own while it makes the machine."""
+    def _tag_disks(self, spec: InstanceSpec) -> None:
+        """Tag the disks, which Azure makes on its own while it makes the machine."""
         from azure.mgmt.compute.models import DiskUpdate
 
-        name = disk_name(spec.name)
-        there = _found(self._disks.get, self._group, name)
-        if there is not None and not is_of(there, spec):
-            update = DiskUpdate({"tags": {**self._settings.tags, **spec.tags}})
-            self._disks.begin_update(self._group, name, update).result()
+        for disk in self._disks_of(spec):
+            if not is_of(disk, spec):
+                update = DiskUpdate({"tags": {**self._settings.tags, **spec.tags}})
+                self._disks.begin_update(self._group, disk["name"], update).result()
+
+    def _disks_of(self, spec: InstanceSpec) -> Iterable[Resource]:
+        names = [disk_name(spec.name)]
+        if spec.etcd_disk_gib:
+            names.append(etcd_disk_name(spec.name))
+        found = (_found(self._disks.get, self._group, name) for name in names)
+        return [disk for disk in found if disk is not None]
 
     def _instance(self, spec: InstanceSpec) -> Instance:
         machine = self._machines.get(self._group, spec.name, expand="instanceView")
         nic = self._nics.get(self._group, nic_name(spec.name))
-        disk = _found(self._disks.get, self._group, disk_name(spec.name))
         (instance,) = instances_of(
-            _plain([machine]), _plain([nic]), [disk] if disk else [], spec.cluster
+            _plain([machine]), _plain([nic]), self._disks_of(spec), spec.cluster
         )
         return instance
 

@@ -136,6 +136,7 @@ def vm_body(
                 "diskSizeGB": spec.disk_gib,
                 "managedDisk": {"storageAccountType": settings.disk_type},
             },
+            "dataDisks": _etcd_disks(settings, spec),
         },
         "osProfile": _os_profile(settings, place, spec),
         "networkProfile": {
@@ -156,6 +157,23 @@ def vm_body(
     if place.availability_set:
         properties["availabilitySet"] = {"id": place.availability_set}
     return body
+
+
+def _etcd_disks(settings: Settings, spec: InstanceSpec) -> list[dict[str, Any]]:
+    if not spec.etcd_disk_gib:
+        return []
+    return [
+        {
+            "lun": 0,
+            "name": etcd_disk_name(spec.name),
+            "createOption": "Empty",
+            "deleteOption": "Delete",
+            # etcd waits until what it writes is on the disk.
+            "caching": "None",
+            "diskSizeGB": spec.etcd_disk_gib,
+            "managedDisk": {"storageAccountType": settings.disk_type},
+        }
+    ]
 
 
 def _os_profile(settings: Settings, place: Place, spec: InstanceSpec) -> dict[str, Any]:
@@ -182,6 +200,11 @@ def nic_name(machine: str) -> str:
 def disk_name(machine: str) -> str:
     """Name a machine's disk."""
     return f"{machine}-os"
+
+
+def etcd_disk_name(machine: str) -> str:
+    """Name the disk that a machine's database has to itself."""
+    return f"{machine}-etcd"
 
 
 def is_of(resource: Resource, spec: InstanceSpec) -> bool:

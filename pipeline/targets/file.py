@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -36,6 +36,7 @@ from pipeline.targets.platform import (
 _CHUNK = 1 << 20
 _SUMS = "SHA256SUMS"
 _RECORD = ".kubekiln.json"
+_TELL_NOTHING = frozenset({_RECORD, "meta-data", "network-config", "vendor-data"})
 # NoCloud over HTTP asks for it, and waits where it gets an error that isn't 404.
 _EMPTY = {"vendor-data": b""}
 
@@ -125,7 +126,9 @@ class FilePlatform:
             "seed.iso": spec.seed_iso.read_bytes(),
             **_EMPTY,
         }
-        record = {"payload": spec.payload, "image": image.name}
+        record: dict[str, Any] = {"payload": spec.payload, "image": image.name}
+        if spec.etcd_disk_gib:
+            record["etcd_disk_gib"] = spec.etcd_disk_gib
         shutil.rmtree(directory, ignore_errors=True)
         self._make_dirs(directory)
         for name, content in files.items():
@@ -143,6 +146,16 @@ class FilePlatform:
         """Tell nothing: whoever boots it is not known here."""
         del instance
         return None
+
+    def forget_user_data(self, instance: Instance) -> None:
+        """Remove the node's files but those that say nothing: what is there, its name, its cards.
+
+        Whoever serves them has nothing to give to a machine that begins anew.
+        """
+        directory = Path(instance.id)
+        for path in directory.iterdir() if directory.is_dir() else ():
+            if path.name not in _TELL_NOTHING:
+                path.unlink(missing_ok=True)
 
     def delete(self, instance: Instance) -> None:
         """Remove the node's seed, and the cluster's directory with the last one."""
@@ -197,7 +210,7 @@ def _remote(path: Path) -> RemoteImage:
     return RemoteImage(str(path), path.name)
 
 
-def _instance(directory: Path, record: Mapping[str, str]) -> Instance:
+def _instance(directory: Path, record: Mapping[str, Any]) -> Instance:
     return Instance(
         id=str(directory),
         cluster=directory.parent.name,

@@ -36,7 +36,7 @@ _NEEDED = (
     *((verb, MACHINE, "") for verb in ("get", "list", "watch", "create", "patch", "delete")),
     *((verb, VOLUME, "") for verb in ("get", "watch", "create", "patch", "delete")),
     ("create", TOKEN, ""),
-    *((verb, SECRET, "") for verb in ("get", "create")),
+    *((verb, SECRET, "") for verb in ("get", "watch", "create", "delete")),
     ("list", POD, ""),
     ("get", POD, "log"),
 )
@@ -123,6 +123,16 @@ class KubeVirtPlatform:
         if newest is None:
             return ""
         return self._api.pod_log(newest["metadata"]["name"], _CONSOLE) or ""
+
+    def forget_user_data(self, instance: Instance) -> None:
+        """Have the machine start without its secret from now on, and remove that."""
+        name = _name(instance)
+        machine = self._api.get(MACHINE, name)
+        if machine is None:
+            return
+        if change := objects.without_seed(machine):
+            self._api.patch(MACHINE, name, change)
+        self._delete(SECRET, name)
 
     def delete(self, instance: Instance) -> None:
         """Remove the machine after its volume and its secret."""

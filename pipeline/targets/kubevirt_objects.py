@@ -33,6 +33,7 @@ NETWORK = Kind(
 )
 IMAGE, SHA256 = f"{TAG_PREFIX}-image", f"{TAG_PREFIX}-sha256"
 CLUSTER, NODE, PAYLOAD = (f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload"))
+_SEED = "seed"
 _ROLE, _MADE, _ADDRESSES = (f"{TAG_PREFIX}-{what}" for what in ("role", "made", "addresses"))
 
 # A label takes 63 characters; the whole digest is an annotation.
@@ -132,10 +133,11 @@ def machine(settings: Settings, spec: InstanceSpec, image: RemoteImage) -> Objec
     if len(spec.macs) > len(settings.networks):
         what = f"{spec.node} has {len(spec.macs)} cards, `networks` names {len(settings.networks)}"
         raise KubekilnError(what, hint="give a network for each card in the target's file")
-    size = max(spec.disk_gib << 30, 1 << 30)
     source = {"pvc": {"name": image.name, "namespace": image.id.partition("/")[0]}}
-    volume = {"metadata": {"name": spec.name, "labels": spec.tags},
-              "spec": {"source": source, "storage": _storage(settings, size)}}  # fmt: skip
+    volumes = [_volume(settings, spec, spec.name, source, spec.disk_gib)]
+    if spec.etcd_disk_gib:
+        name = _etcd_volume(spec)
+        volumes.append(_volume(settings, spec, name, {"blank": {}}, spec.etcd_disk_gib))
     labels = {**spec.tags, _ROLE: spec.role}
     return {
         "apiVersion": f"{MACHINE.group}/{MACHINE.version}",
@@ -147,10 +149,33 @@ def machine(settings: Settings, spec: InstanceSpec, image: RemoteImage) -> Objec
         },
         "spec": {
             "runStrategy": "Halted",
-            "dataVolumeTemplates": [volume],
+            "dataVolumeTemplates": volumes,
             "template": {"metadata": {"labels": labels}, "spec": _guest(settings, spec)},
         },
     }
+
+
+def _volume(
+    settings: Settings, spec: InstanceSpec, name: str, source: Object, gib: int
+) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": spec.tags},
+            "spec": {"source": source, "storage": _storage(settings, gib << 30)}}  # fmt: skip
+
+
+def _etcd_volume(spec: InstanceSpec) -> str:
+    return f"{spec.name}.etcd"  # no node's name has a dot
+
+
+def without_seed(machine: Object) -> Object | None:
+    """Describe the change by which a machine has no seed any more; None if it has none."""
+    guest = machine["spec"]["template"]["spec"]
+    disks = guest["domain"]["devices"]["disks"]
+    if all(disk["name"] != _SEED for disk in disks):
+        return None
+    devices = {"disks": [disk for disk in disks if disk["name"] != _SEED]}
+    volumes = [volume for volume in guest["volumes"] if volume["name"] != _SEED]
+    change = {"domain": {"devices": devices}, "volumes": volumes}
+    return {"spec": {"template": {"spec": change}}}
 
 
 def powered_on() -> Object:
@@ -191,6 +216,7 @@ def _detail(printed: str, status: Mapping[str, Any]) -> str:
 def _guest(settings: Settings, spec: InstanceSpec) -> dict[str, Any]:
     cards = list(zip(spec.macs, settings.networks, strict=False))
     names = [f"net{number}" for number in range(len(cards))]
+    further = _further_volumes(spec)
     disk = {"bus": "virtio"}  # Debian's cloud kernel has no driver for a SATA CD-ROM
     guest: dict[str, Any] = {
         "domain": {
@@ -200,7 +226,7 @@ def _guest(settings: Settings, spec: InstanceSpec) -> dict[str, Any]:
             "firmware": {"bootloader": _BOOTLOADERS[settings.firmware]},
             "devices": {
                 "disks": [{"name": "root", "disk": disk, "bootOrder": 1},
-                          {"name": "seed", "disk": disk}],
+                          *({"name": volume["name"], "disk": disk} for volume in further)],
                 "interfaces": [{"name": name, "macAddress": mac, settings.binding: {}}
                                for name, (mac, _) in zip(names, cards, strict=True)],
                 "logSerialConsole": True,
@@ -210,15 +236,19 @@ def _guest(settings: Settings, spec: InstanceSpec) -> dict[str, Any]:
         "hostname": spec.node,
         "networks": [{"name": name, "multus": {"networkName": network}}
                      for name, (_, network) in zip(names, cards, strict=True)],
-        "volumes": [
-            {"name": "root", "dataVolume": {"name": spec.name}},
-            {"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": spec.name},
-                                                  "networkDataSecretRef": {"name": spec.name}}},
-        ],
+        "volumes": [{"name": "root", "dataVolume": {"name": spec.name}}, *further],
     }  # fmt: skip
     optional = {"evictionStrategy": settings.eviction, "nodeSelector": settings.node_selector,
                 "affinity": _affinity(settings, spec)}  # fmt: skip
     return {**guest, **{key: value for key, value in optional.items() if value}}
+
+
+def _further_volumes(spec: InstanceSpec) -> list[dict[str, Any]]:
+    seed: dict[str, Any] = {"name": _SEED, "cloudInitNoCloud": {
+        "secretRef": {"name": spec.name}, "networkDataSecretRef": {"name": spec.name}}}  # fmt: skip
+    if not spec.etcd_disk_gib:
+        return [seed]
+    return [seed, {"name": "etcd", "dataVolume": {"name": _etcd_volume(spec)}}]
 
 
 _BOOTLOADERS: Mapping[str, Object] = {"bios": {"bios": {}}, "efi": {"efi": {"secureBoot": False}}}

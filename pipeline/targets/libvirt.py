@@ -2,7 +2,7 @@
 """How does a node run as a QEMU machine of a libvirt daemon, here or elsewhere?
 
 Everything goes over libvirt's connection. A machine is a domain `<cluster>-<node>` with our tags in
-its metadata, defined last, and three volumes `kubekiln_<cluster>_<node>_…`, by whose names what was
+its metadata, defined last, and its volumes `kubekiln_<cluster>_<node>_…`, by whose names what was
 half made is found.
 """
 
@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.libvirt_checks import find_problems, host_of
 from pipeline.targets.libvirt_connection import LOG_HINT, Connection, libvirt_module
-from pipeline.targets.libvirt_domain import Files, check_cards, domain_xml
+from pipeline.targets.libvirt_domain import Files, check_cards, domain_xml, empty_drive_xml
 from pipeline.targets.libvirt_images import drop_image, find_image, image_volume, upload_image
 from pipeline.targets.libvirt_machines import (
     CONSOLE,
     DISK,
+    ETCD_DISK,
     SEED,
+    change,
     drop_volumes,
     end,
     find_domain,
@@ -35,6 +38,7 @@ from pipeline.targets.libvirt_settings import Settings as Settings
 from pipeline.targets.libvirt_volumes import (
     drop_volume,
     find_volume,
+    make_disk,
     make_empty,
     make_layer,
     read_bytes,
@@ -143,6 +147,14 @@ class LibvirtPlatform:
             parts = [read_bytes(connection, volume) for volume in volumes if volume]
         return b"".join(parts).decode(errors="replace")
 
+    def forget_user_data(self, instance: Instance) -> None:
+        """Take the seed out of the drive, and remove it."""
+        with self._pool(f"take the seed out of {instance.id}", instance) as (connection, pool):
+            domain = find_domain(connection, instance.cluster, instance.node)
+            if domain is not None:
+                change(domain, empty_drive_xml())
+            drop_volume(pool, volume_prefix(instance.cluster, instance.node) + SEED)
+
     def delete(self, instance: Instance) -> None:
         """Remove the domain, with its firmware's variables, and then its volumes."""
         with self._pool(f"remove {instance.id}", instance) as (connection, pool):
@@ -179,6 +191,9 @@ class LibvirtPlatform:
         send_bytes(connection, seed, spec.seed_iso.read_bytes())
         console = make_empty(pool, prefix + CONSOLE)
         files = Files(disk.path(), seed.path(), console.path())
+        if spec.etcd_disk_gib:
+            second = make_disk(pool, prefix + ETCD_DISK, size=spec.etcd_disk_gib * _GIB)
+            files = replace(files, etcd_disk=second.path())
         tags = {
             "cluster": spec.cluster, "node": spec.node, "payload": spec.payload,
             "image": image.name, "pool": pool.name(), "addresses": " ".join(spec.addresses),

@@ -35,6 +35,7 @@ class Files:
     disk: str
     seed: str
     console: str
+    etcd_disk: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,37 @@ def _add_emulated_cpu(domain: ET.Element, features: ET.Element, qemu_major: int)
 
 
 def _add_disks(devices: ET.Element, settings: Settings, files: Files) -> None:
+    _add(_add_disk(devices, settings, files.disk, "vda"), "boot", order="1")
+    if files.etcd_disk:
+        _add_disk(devices, settings, files.etcd_disk, "vdb")
+    devices.append(_drive(files.seed))
+    _add(devices, "controller", type="scsi", index="0", model="virtio-scsi")
+
+
+def empty_drive_xml() -> str:
+    """Describe the seed's drive without a seed in it."""
+    return ET.tostring(_drive(None), encoding="unicode")
+
+
+def _drive(seed: str | None) -> ET.Element:
+    # A SATA CD-ROM (q35's own) would be invisible: the cloud kernel has no AHCI driver.
+    drive = ET.Element("disk", type="file", device="cdrom")
+    _add(drive, "driver", name="qemu", type="raw")
+    if seed:
+        _add(drive, "source", file=seed)
+    _add(drive, "target", dev="sda", bus="scsi")
+    _add(drive, "readonly")
+    return drive
+
+
+def _add_disk(devices: ET.Element, settings: Settings, path: str, name: str) -> ET.Element:
     # By path, not as volume of a pool: Debian's AppArmor profile lets QEMU open only files.
     disk = _add(devices, "disk", type="file", device="disk")
     cache = {} if settings.cache == "default" else {"cache": settings.cache}
     _add(disk, "driver", name="qemu", type="qcow2", discard="unmap", **cache)
-    _add(disk, "source", file=files.disk)
-    _add(disk, "target", dev="vda", bus="virtio")
-    _add(disk, "boot", order="1")
-    # A SATA CD-ROM (q35's own) would be invisible: the cloud kernel has no AHCI driver.
-    seed = _add(devices, "disk", type="file", device="cdrom")
-    _add(seed, "driver", name="qemu", type="raw")
-    _add(seed, "source", file=files.seed)
-    _add(seed, "target", dev="sda", bus="scsi")
-    _add(seed, "readonly")
-    _add(devices, "controller", type="scsi", index="0", model="virtio-scsi")
+    _add(disk, "source", file=path)
+    _add(disk, "target", dev=name, bus="virtio")
+    return disk
 
 
 def _add_console(devices: ET.Element, files: Files) -> None:

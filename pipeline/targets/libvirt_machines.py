@@ -13,9 +13,11 @@ from pipeline.targets.libvirt_domain import TAGS, tags_of
 from pipeline.targets.libvirt_volumes import drop_volume, volume_names
 from pipeline.targets.platform import Instance, InstanceSpec, InstanceState
 
-DISK, SEED, CONSOLE = "disk.qcow2", "seed.iso", "console.log"
+DISK, ETCD_DISK, SEED, CONSOLE = "disk.qcow2", "etcd.qcow2", "seed.iso", "console.log"
 # virtlogd begins a new console.log after 2 MiB, and keeps the old ones as console.log.0 and so on.
-_OURS = re.compile(r"kubekiln_([a-z0-9-]+)_([a-z0-9-]+)_(disk\.qcow2|seed\.iso|console\.log.*)")
+_OURS = re.compile(
+    r"kubekiln_([a-z0-9-]+)_([a-z0-9-]+)_((disk|etcd)\.qcow2|seed\.iso|console\.log.*)"
+)
 
 # A state of libvirt's → ours, and a word about it. None is `failed`: that is removed and made anew,
 # which a machine with a disk must not be unasked.
@@ -112,6 +114,15 @@ def undefine(domain: Any) -> None:
     module = libvirt_module()
     flags = sum(getattr(module, name) for name in _WITH)
     none_if(("VIR_ERR_NO_DOMAIN",), lambda: domain.undefineFlags(flags))
+
+
+def change(domain: Any, device: str) -> None:
+    """Change a device of a domain, now if it runs and for each later start."""
+    module = libvirt_module()
+    flags = module.VIR_DOMAIN_AFFECT_CONFIG
+    if domain.isActive():
+        flags |= module.VIR_DOMAIN_AFFECT_LIVE
+    domain.updateDeviceFlags(device, flags)
 
 
 def end(domain: Any) -> None:

@@ -47,6 +47,8 @@ class Machine:
     cpus: int = 2
     memory_mib: int = 4096
     disk_gib: int = 20
+    etcd_disk_gib: int | None = None
+    """Size of a second disk, empty at first, that the database has to itself."""
     vlan: int | None = None
     """VLAN ID that the node network has on its card, if it is tagged."""
     siblings: int = 0

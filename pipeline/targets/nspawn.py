@@ -39,6 +39,8 @@ SYSTEMD = Path("/run/systemd/system")
 # For flannel's udp backend; a kernel without TUN has none, and then nothing is lost but that.
 TUN = Path("/dev/net/tun")
 _PROXY = Path("/lib/systemd/systemd-socket-proxyd")
+# Below the machine's run directory.
+ETCD_DISK = "etcd"
 _START_S = 30.0
 # Pods get 30 s to end; a machine that hasn't gone after that is cut off.
 _POWER_OFF_S = 45.0
@@ -138,7 +140,8 @@ class NspawnTarget:
 def prepare(machine: Machine, lower: Path) -> None:
     """Make the machine's own directories; what is there from a boot before is kept."""
     make_dir(machine.run_dir)
-    layers = [machine.run_dir / name for name in ("upper", "work", "root")]
+    own = ("upper", "work", "root", *([ETCD_DISK] if machine.etcd_disk_gib else []))
+    layers = [machine.run_dir / name for name in own]
     # Root's own: the upper layer's directory becomes the machine's `/`, with its owner and mode.
     run(Command(["install", "-d", "-o", "root", "-g", "root", "-m", "0755", *layers], as_root=True))
     containerd = machine.run_dir / "containerd"
@@ -206,6 +209,8 @@ def nspawn_command(machine: Machine) -> list[str | Path]:
         "--bind=/dev/null:/dev/kmsg",
         *([f"--bind={TUN}"] if TUN.exists() else []),
         f"--bind={run_dir / 'containerd'}:/var/lib/containerd",
+        # For the node that is what a disk mounted there would be.
+        *([f"--bind={run_dir / ETCD_DISK}:/var/lib/etcd"] if machine.etcd_disk_gib else []),
         f"--bind-ro={machine.seed_dir}:/var/lib/cloud/seed/nocloud",
         *_key(machine),
         # "pipe" would give the machine no /dev/console.

@@ -24,6 +24,7 @@ from pipeline.targets.platform import (
     InstanceSpec,
     RemoteImage,
     TransientError,
+    cannot_forget,
 )
 
 __all__ = ["OpenStackPlatform", "Settings", "connect"]
@@ -91,6 +92,10 @@ class OpenStackPlatform:
     def read_console(self, instance: Instance) -> str | None:
         """Read what Nova keeps of the console."""
         return self._machines.read_console(instance)
+
+    def forget_user_data(self, instance: Instance) -> None:
+        """Raise: it can't be done."""
+        raise cannot_forget(instance, "Nova keeps user-data for as long as the server is there")
 
     def delete(self, instance: Instance) -> None:
         """Remove server, ports, and a boot volume; an empty server group too."""

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from kubekiln.channel import CHANNELS
 from kubekiln.errors import KubekilnError
 from pipeline.targets.openstack_settings import Network, Settings
 from pipeline.targets.platform import TAG_PREFIX, InstanceSpec, RemoteImage
 
-# Of base64: the column is MEDIUMTEXT, the limit that of the API's schema
-# (docs.openstack.org/nova/latest/user/metadata.html, "restricted to 65535 bytes").
-USER_DATA_LIMIT = 65_535
+_CHANNEL = CHANNELS["openstack"]
 _CLUSTER, _NODE, _PAYLOAD = (f"{TAG_PREFIX}-{key}" for key in ("cluster", "node", "payload"))
 _APART = {"soft": "soft-anti-affinity", "hard": "anti-affinity"}
 # Of these there are several for the sake of being on different hosts.
@@ -36,15 +34,14 @@ class Flavor:
 
 def encode_user_data(spec: InstanceSpec) -> str:
     """Give the user-data as Nova takes it; raises KubekilnError if it's more than Nova takes."""
-    encoded = base64.b64encode(spec.user_data.reveal()).decode()
-    if len(encoded) > USER_DATA_LIMIT:
+    encoded = spec.attached("openstack")[_CHANNEL.file].reveal_text()
+    if _CHANNEL.size is not None and len(encoded) > _CHANNEL.size:
         raise KubekilnError(
-            f"user-data of {spec.node} is {len(encoded):,} B (gzip, base64); OpenStack takes "
-            f"{USER_DATA_LIMIT:,} B",
+            f"user-data of {spec.node} is {len(encoded):,} B (gzip, base64); {_CHANNEL.title} "
+            f"takes {_CHANNEL.size:,} B",
             where=str(spec.seed_dir / "user-data"),
-            hint="P-256 keys are a quarter of RSA's (pki.algorithm); `datasource: openstack` in "
-            "the cluster's config names the largest files; what is the same for all nodes can be "
-            "in the image",
+            hint="P-256 keys are a quarter of RSA's (pki.algorithm); `userdata.protect: url` "
+            "leaves an address only; what is the same for all nodes can be in the image",
         )
     return encoded
 
@@ -180,8 +177,8 @@ def server_request(
     }
     if settings.boot_from == "image":
         wanted["image_id"] = image.id
-    else:
-        wanted["block_device_mapping"] = [_volume(spec, image, settings)]
+    if disks := _disks(spec, image, settings):
+        wanted["block_device_mapping"] = disks
     if settings.availability_zone:
         wanted["availability_zone"] = settings.availability_zone
     if group_id:
@@ -189,15 +186,24 @@ def server_request(
     return wanted
 
 
-def _volume(spec: InstanceSpec, image: RemoteImage, settings: Settings) -> dict[str, Any]:
-    volume = {
-        "boot_index": 0,
-        "uuid": image.id,
-        "source_type": "image",
-        "destination_type": "volume",
-        "volume_size": spec.disk_gib,
-        "delete_on_termination": True,
-    }
+def _disks(spec: InstanceSpec, image: RemoteImage, settings: Settings) -> list[dict[str, Any]]:
+    """Describe the disks; none if it is that of the flavor alone, of which the image tells."""
+    root: dict[str, Any] = {"boot_index": 0, "uuid": image.id, "source_type": "image"}
+    if settings.boot_from == "volume":
+        root |= _volume(spec.disk_gib, settings)
+    elif spec.etcd_disk_gib:
+        # Beside another one it has to be listed as well.
+        root |= {"destination_type": "local", "delete_on_termination": True}
+    else:
+        return []
+    if not spec.etcd_disk_gib:
+        return [root]
+    empty = {"boot_index": -1, "source_type": "blank", **_volume(spec.etcd_disk_gib, settings)}
+    return [root, empty]
+
+
+def _volume(gib: int, settings: Settings) -> dict[str, Any]:
+    volume = {"destination_type": "volume", "volume_size": gib, "delete_on_termination": True}
     return volume | ({"volume_type": settings.volume_type} if settings.volume_type else {})
 
 

@@ -102,6 +102,9 @@ class InstanceSpec:
     cpus: int
     memory_mib: int
     disk_gib: int
+    etcd_disk_gib: int | None = None
+    """Size of a second disk, empty at first, that the database has to itself; it bears the
+    machine's tags where the platform's disks can, and goes with the machine."""
     key_dir: Path | None = None
     """Directory with the machine's key to its user-data, if that is encrypted: a credential of
     systemd's (`kubekiln.age-key`), the same as an SMBIOS string of type 11 (`smbios`) and as a CD
@@ -159,6 +162,15 @@ class Instance:
     """What the platform needs to know of it again."""
 
 
+def cannot_forget(instance: Instance, why: str) -> KubekilnError:
+    """Say of a platform that it keeps user-data for as long as the machine is there."""
+    return KubekilnError(
+        f"{instance.cluster}-{instance.node}: {why}",
+        hint="`userdata.protect: age` or `url` gives the platform nothing that it could show "
+        "(docs/secrets.md)",
+    )
+
+
 class Platform(Protocol):
     """A hypervisor or cloud that is reached over its API; one file of this folder each."""
 
@@ -201,6 +213,12 @@ class Platform(Protocol):
 
     def read_console(self, instance: Instance) -> str | None:
         """Give what the machine wrote to its serial console; None if the platform keeps none."""
+
+    def forget_user_data(self, instance: Instance) -> None:
+        """Remove what the platform keeps of a machine's user-data, for when it has its role.
+
+        Fine if that is gone. Raises KubekilnError with what helps if the platform can't.
+        """
 
     def delete(self, instance: Instance) -> None:
         """Remove a machine with its disks and its seed; return when it is gone; fine if it is."""

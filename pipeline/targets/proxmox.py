@@ -27,6 +27,7 @@ from pipeline.targets.platform import (
 from pipeline.targets.proxmox_api import Api, Upload, find_credentials, find_endpoint
 from pipeline.targets.proxmox_errors import ExistsError, MissingError
 from pipeline.targets.proxmox_machines import (
+    NO_SEED,
     disk_parameters,
     finished_tags,
     instances_of,
@@ -159,6 +160,15 @@ class ProxmoxPlatform:
         del instance
         return None
 
+    def forget_user_data(self, instance: Instance) -> None:
+        """Take the seed out of the drive, and remove it."""
+        doing = f"take the seed out of machine {instance.id}"
+        if "host" in instance.extra:
+            task = self._api.post(doing, f"{_path(instance)}/config", NO_SEED)
+            self._api.wait(doing, task)
+        for seed in instance.extra.get("seeds", "").split():
+            self._remove_volume(seed)
+
     def delete(self, instance: Instance) -> None:
         """Stop and remove the machine with its disks, then its seed."""
         if "host" in instance.extra:
@@ -185,7 +195,7 @@ class ProxmoxPlatform:
             self._send("iso", self._settings.iso_storage, file, sha256_file(spec.seed_iso))
         seed = f"{self._settings.iso_storage}:iso/{seed_name(spec)}"
         path, doing = f"nodes/{host}/qemu/{self._reserve(host, spec)}", f"make {spec.name}"
-        disks = disk_parameters(self._settings, image.id, seed)
+        disks = disk_parameters(self._settings, spec, image.id, seed)
         self._api.wait(doing, self._api.post(doing, f"{path}/config", disks))
         size = {"disk": "scsi0", "size": f"{spec.disk_gib}G"}
         self._api.wait(doing, self._api.put(doing, f"{path}/resize", size))

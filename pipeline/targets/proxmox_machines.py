@@ -73,16 +73,26 @@ def machine_parameters(settings: Settings, spec: InstanceSpec, vmid: int) -> dic
     return parameters
 
 
-def disk_parameters(settings: Settings, image: str, seed: str) -> dict[str, Any]:
-    """Describe the disk, a copy of the image, and the CD with the seed.
+def disk_parameters(
+    settings: Settings, spec: InstanceSpec, image: str, seed: str
+) -> dict[str, Any]:
+    """Describe the disk, a copy of the image, the CD with the seed, and etcd's own disk.
 
-    Both on virtio-scsi: Debian's cloud kernel has no driver for a CD on SATA.
+    All on virtio-scsi: Debian's cloud kernel has no driver for a CD on SATA.
     """
-    return {
-        "scsi0": f"{settings.disk_storage}:0,import-from={image},discard=on,iothread=1,ssd=1",
+    storage, options = settings.disk_storage, "discard=on,iothread=1,ssd=1"
+    disks = {
+        "scsi0": f"{storage}:0,import-from={image},{options}",
         "scsi1": f"{seed},media=cdrom",
         "boot": "order=scsi0",
     }
+    if spec.etcd_disk_gib:
+        disks["scsi2"] = f"{storage}:{spec.etcd_disk_gib},{options}"
+    return disks
+
+
+NO_SEED = {"scsi1": "none,media=cdrom"}
+"""The drive stays, empty."""
 
 
 def net_words(network: Network, mac: str) -> str:

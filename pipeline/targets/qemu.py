@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class QemuTarget:
         check_version()
         make_dir(machine.run_dir)
         join(machine)
-        make_disk(machine)
+        make_disks(machine)
         accelerator = choose_accelerator(machine.cpus, siblings=machine.siblings)
         if accelerator.note:
             say(f"note: {accelerator.note}")
@@ -159,19 +160,20 @@ def check_version() -> None:
         )
 
 
-def make_disk(machine: Machine) -> None:
-    """Make the machine's disk, a layer on the image's, unless it has one already."""
-    disk = _disk(machine)
+def make_disks(machine: Machine) -> None:
+    """Make the machine's disks unless it has them: a layer on the image's, and etcd's empty one."""
+    on_image: list[str | Path] = ["-F", "qcow2", "-b", machine.image.qcow2.resolve()]
+    _make_disk(_disk(machine), on_image, machine.disk_gib)
+    if machine.etcd_disk_gib:
+        _make_disk(_etcd_disk(machine), [], machine.etcd_disk_gib)
+
+
+def _make_disk(disk: Path, options: Sequence[str | Path], gib: int) -> None:
     if disk.exists():
         return
     half = disk.with_suffix(".half")
-    run(
-        Command(
-            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2",
-             "-b", machine.image.qcow2.resolve(), half, f"{machine.disk_gib}G"],
-            what_for="to make the machine's disk",
-        )
-    )  # fmt: skip
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", *options, half, f"{gib}G"]
+    run(Command(words, what_for="to make the machine's disk"))
     half.rename(disk)
 
 
@@ -190,6 +192,7 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
         "-drive", f"file={option(_disk(machine))},if=none,id=root,format=qcow2,"
         "cache=unsafe,discard=unmap",
         "-device", "virtio-blk-pci,drive=root,bootindex=1",
+        *_etcd_drive(machine),
         # A SATA CD-ROM (q35's own) would be invisible: the cloud kernel has no AHCI driver.
         "-device", "virtio-scsi-pci,id=scsi",
         "-drive", f"file={option(machine.seed_iso)},if=none,id=seed,format=raw,readonly=on,"
@@ -213,6 +216,13 @@ def _key(machine: Machine) -> list[str]:
     return ["-smbios", f"type=11,path={option(machine.key_dir / 'smbios')}"]
 
 
+def _etcd_drive(machine: Machine) -> list[str]:
+    if not machine.etcd_disk_gib:
+        return []
+    drive = f"file={option(_etcd_disk(machine))},if=none,id=etcd,format=qcow2,cache=unsafe"
+    return ["-drive", f"{drive},discard=unmap", "-device", "virtio-blk-pci,drive=etcd"]
+
+
 def _cards(machine: Machine) -> list[str]:
     words = []
     for index, mac in enumerate(machine.macs):
@@ -228,6 +238,10 @@ def _cards(machine: Machine) -> list[str]:
 
 def _disk(machine: Machine) -> Path:
     return machine.run_dir / "disk.qcow2"
+
+
+def _etcd_disk(machine: Machine) -> Path:
+    return machine.run_dir / "etcd.qcow2"
 
 
 def _marker(machine: Machine) -> str:

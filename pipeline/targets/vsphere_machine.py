@@ -7,7 +7,7 @@ Nothing here asks a server: what is there goes in, what is to be changed comes o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pyVmomi import vim
 
@@ -22,6 +22,8 @@ IMPORT, IMAGE, SHA256 = (f"{TAG_PREFIX}-{what}" for what in ("import", "image", 
 CONSOLE_FILE = "console.log"
 _CHANNEL = CHANNELS["vsphere"]
 _GIB = 1 << 30
+# Of a SCSI bus; 7 is the controller's own.
+_UNITS = tuple(number for number in range(16) if number != 7)
 _NOTE = "Made by kubekiln, which finds it by these lines:"
 _TAG = re.compile(rf"^({TAG_PREFIX}-[a-z0-9]+): (\S+)\s*$", re.MULTILINE)
 
@@ -91,7 +93,7 @@ def finish(
 ) -> vim.vm.ConfigSpec:
     """Change a clone into the node: all at once, so that its tags are there with all the rest."""
     there = list(devices)
-    changes = [*_grown(spec, there), *_cards(spec, there, networks)]
+    changes = [*_grown(spec, there), *_etcd_disk(spec, there), *_cards(spec, there, networks)]
     extra = guest_info(spec)
     if console:
         changes.append(_console(console))
@@ -163,6 +165,26 @@ def _grown_disk(disk: vim.vm.device.VirtualDisk, gib: int) -> vim.vm.device.Virt
         key=disk.key, controllerKey=disk.controllerKey, unitNumber=disk.unitNumber,
         backing=disk.backing, capacityInBytes=gib * _GIB, capacityInKB=gib * (_GIB >> 10),
     )  # fmt: skip
+
+
+def _etcd_disk(
+    spec: InstanceSpec, devices: Iterable[vim.vm.device.VirtualDevice]
+) -> Iterator[vim.vm.device.VirtualDeviceSpec]:
+    """Add an empty disk beside the template's, on the same controller."""
+    if not spec.etcd_disk_gib:
+        return
+    there = list(devices)
+    controller = _disks(there)[0].controllerKey
+    taken = {one.unitNumber for one in there if one.controllerKey == controller}
+    backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
+        fileName="", diskMode="persistent", thinProvisioned=True
+    )
+    disk = vim.vm.device.VirtualDisk(
+        key=-200, controllerKey=controller, backing=backing,
+        unitNumber=next(n for n in _UNITS if n not in taken),
+        capacityInBytes=spec.etcd_disk_gib * _GIB, capacityInKB=spec.etcd_disk_gib * (_GIB >> 10),
+    )  # fmt: skip
+    yield vim.vm.device.VirtualDeviceSpec(operation="add", fileOperation="create", device=disk)
 
 
 def _cards(

@@ -159,7 +159,8 @@ def cluster(
 ) -> Iterator[Running]:
     """A cluster of one node on each target in turn.
 
-    The virtual one has a tagged network, and a further card on another; its clock is late at first.
+    The virtual one has a tagged network, a further card on another, and a disk for etcd; its clock
+    is late at first.
     Of several emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
     """
     target = str(request.param)
@@ -171,6 +172,7 @@ def cluster(
     nodes = lab.add_cluster(name)
     if target == "qemu":
         lab.edit_cluster(name, add_networks)
+        lab.edit_cluster(name, lambda config: config.update(etcd={"disk_gib": 2}))
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
     if target == "qemu":
         path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[-1]}")

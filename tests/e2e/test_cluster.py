@@ -87,6 +87,7 @@ def test_the_nodes_network_is_tagged_and_a_further_card_leads_to_another(cluster
     assert f"vlan vlan{VLAN} lower_e" in heard
     assert "from 10.80.0.11 to 10.80.0.1:53" in heard
     assert f"from {FURTHER_NETWORK}.11 to {FURTHER_NETWORK}.12:9" in heard
+    assert "etcd is on ext4 of /dev/vdb" in heard
 
 
 def test_status_shows_the_machine(cluster: Running) -> None:
@@ -111,6 +112,7 @@ def test_a_rebooted_node_gets_ready_again_and_so_do_its_pods(cluster: Running) -
 
     assert read_console(machine.console_log).complete
     cluster.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={PODS_S}")
+    # Also that etcd's data is where it was.
     cluster.kubectl("delete", "job", "client", "--namespace=e2e")
     ask_the_web_server(cluster)
 

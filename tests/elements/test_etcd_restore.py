@@ -56,11 +56,11 @@ def test_it_is_restored_as_the_member_that_it_is_and_started(node: FakeBuild) ->
 def test_the_data_of_before_is_put_aside_not_removed(node: FakeBuild) -> None:
     said = restore(node).stderr
 
-    (aside,) = (node.root / "var/lib").glob("etcd.before-*")
+    (aside,) = (node.root / "var/lib/etcd").glob("before-*")
     assert (aside / "member/snap/db").read_text() == "what there was"
     assert str(aside) in said
     assert not (node.root / "var/lib/etcd/member/snap/db").exists()
-    assert not (node.root / "var/lib/etcd.restored").exists()
+    assert not (node.root / "var/lib/etcd/restored").exists()
 
 
 @pytest.mark.processes("sh")

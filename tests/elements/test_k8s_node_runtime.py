@@ -228,6 +228,25 @@ def test_only_a_member_with_an_empty_disk_asks_the_others(
     assert mark.exists() == (has_data or has_mark)
 
 
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize(("given", "wants"), [({}, False), ({"KUBEKILN_DISK": "u"}, True)])
+def test_a_member_with_a_disk_of_its_own_has_it_before_anything_else(
+    tmp_path: Path, given: dict[str, str], wants: bool
+) -> None:
+    guard = (PROGRAMS_DIR / "etcd-guard").read_text()
+    script = tmp_path / "etcd-guard"
+    guard = guard.replace("/usr/lib/kubekiln/etcd-disk", "exec echo disk")
+    script.write_text(guard.replace("/var/lib/", f"{tmp_path}/"))
+
+    done = subprocess.run(
+        ["sh", script, tmp_path / "etcd"],
+        env={**given, "KUBEKILN_DISK_GIB": "8", "PATH": "/bin:/usr/bin"},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.stdout == (f"disk {tmp_path}/etcd u 8\n" if wants else "")
+
+
 def test_the_preset_enables_what_can_be_enabled() -> None:
     preset = (STATIC_DIR / "usr/lib/systemd/system-preset/50-kubekiln.preset").read_text()
     enabled = {line.split()[1] for line in preset.splitlines() if line.startswith("enable ")}

@@ -137,6 +137,7 @@ def normalise(file: NodeFile) -> str:
     text = _PUBLIC_KEY.sub("<public key>\n", text)
     if file.path == "/etc/kubernetes/encryption.yaml":
         text = re.sub(r"secret: \S+", "secret: <secret>", text)
+    text = re.sub(r"KUBEKILN_DISK=\S+", "KUBEKILN_DISK=<uuid>", text)
     if file.path == MANIFEST_PATH:
         text = re.sub(r'"sha256":"[0-9a-f]+"', '"sha256":"<hash>"', text)
     return text

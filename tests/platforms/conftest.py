@@ -65,8 +65,8 @@ def clear_images(server: Rig) -> None:
     """Remove what tests uploaded."""
     platform = server.connect()
     for seed in (1, 2):
-        found = platform.find_image(CACHE[server.format, seed])
-        if found:
+        image = CACHE.get((server.format, seed))
+        if image and (found := platform.find_image(image)):
             platform.delete_image(found)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,46 @@ def test_a_machine_gets_exactly_its_user_data_and_goes_without_a_trace(
     assert platform.list_instances() == []
     assert rig.leftovers() == before
     platform.delete(listed)
+
+
+def test_the_database_gets_an_empty_disk_of_its_own_that_goes_with_the_machine(
+    rig: Rig, images: Images, spec: InstanceSpec
+) -> None:
+    need(rig, "boot")
+    platform = rig.connect()
+    image = platform.upload(images[0], lambda _n: None)
+    before = rig.leftovers()
+    assert rig.etcd_disks(platform.create(spec, image)) == []
+    platform.delete(*platform.list_instances())
+
+    made = platform.create(replace(spec, role="etcd", etcd_disk_gib=2, payload="f" * 16), image)
+
+    assert rig.etcd_disks(made) == [2]
+    platform.delete(*platform.list_instances())
+    assert rig.leftovers() == before
+
+
+def test_user_data_is_forgotten_or_it_is_said_what_helps(
+    rig: Rig, images: Images, spec: InstanceSpec
+) -> None:
+    need(rig, "boot")
+    platform = rig.connect()
+    made = platform.create(spec, platform.upload(images[0], lambda _n: None))
+    if not rig.forgets:
+        with pytest.raises(KubekilnError) as raised:
+            platform.forget_user_data(made)
+        assert not isinstance(raised.value, TransientError)
+        assert "userdata.protect" in str(raised.value.problems[0].hint)
+        assert rig.user_data(made)
+        return
+
+    for _ in range(2):
+        platform.forget_user_data(made)
+
+    assert rig.user_data(made) == b""
+    (still,) = platform.list_instances()
+    assert (still.id, still.payload) == (made.id, made.payload)
+    assert still.state == made.state
 
 
 def test_asked_twice_for_one_machine_it_makes_one(

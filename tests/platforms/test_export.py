@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ _PARSE = "import hcl2, json, sys; print(json.dumps([hcl2.load(open(p)) for p in 
 # Modules of collections that aren't here, by what Ansible must find to check a playbook's syntax.
 _MODULES = {
     "community.libvirt": ["virt"],
-    "openstack.cloud": ["image", "port", "server"],
+    "openstack.cloud": ["image", "port", "server", "volume"],
     "amazon.aws": ["ec2_launch_template", "ec2_instance"],
 }
 
@@ -44,7 +45,8 @@ def shipment(tmp_path: Path) -> Shipment:
     path = tmp_path / "kubekiln-debian-13.qcow2"
     path.write_bytes(b"QFI\xfb an image")
     image = DiskImage("debian-13", "ab" * 32, path, "qcow2", sha256_file(path), 8 << 30)
-    return Shipment("lab", image, tuple(make_spec(tmp_path, name) for name in ("lab-1", "lab-2")))
+    first, second = (make_spec(tmp_path, name) for name in ("lab-1", "lab-2"))
+    return Shipment("lab", image, (first, replace(second, etcd_disk_gib=8)))
 
 
 @pytest.fixture

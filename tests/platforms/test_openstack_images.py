@@ -10,6 +10,8 @@ from typing import Any, cast
 import pytest
 
 from kubekiln.errors import IntegrityError
+from kubekiln.files import sha256_file
+from kubekiln.process import Command, run
 from pipeline.targets.platform import DiskImage, TransientError
 from tests.platforms.rigs.openstack import OpenStackRig
 from tests.platforms.rigs.rig import Rig
@@ -87,6 +89,25 @@ def test_an_image_can_be_staged_and_imported(
     assert platform.find_image(image) == remote
     assert cloud.disk_sha256(remote, tmp_path) == raw_sha256(image.path, "qcow2", tmp_path)
     assert sum(done) == image.size
+
+
+def test_a_qcow2_as_kubekiln_writes_it_is_no_strange_one_to_glance(
+    cloud: OpenStackRig, images: Images, tmp_path: Path
+) -> None:
+    # Glance looks into the file, and refuses features that it doesn't know.
+    path = tmp_path / "zstd.qcow2"
+    options = "compression_type=zstd,cluster_size=256K"
+    source = images[0].path
+    words: list[str | Path] = ["-f", "qcow2", "-O", "qcow2", "-c", "-o", options, source, path]
+    run(Command(["qemu-img", "convert", *words]))
+    image = replace(images[0], path=path, sha256=sha256_file(path))
+    platform = cloud.connect()
+
+    remote = platform.upload(image, ignore)
+
+    assert platform.find_image(image) == remote
+    assert cloud.disk_sha256(remote, tmp_path) == raw_sha256(source, "qcow2", tmp_path)
+    platform.delete_image(remote)
 
 
 def test_a_raw_image_stays_raw(cloud: OpenStackRig, images: Images, tmp_path: Path) -> None:

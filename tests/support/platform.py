@@ -33,6 +33,8 @@ class SimulatedPlatform:
     refused: list[Problem] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     """Nodes that can't be made, and why."""
+    phases: Sequence[str] = ("userdata", "activated")
+    """That each machine reported."""
     images: dict[str, RemoteImage] = field(default_factory=dict)
     machines: dict[str, Instance] = field(default_factory=dict)
     user_data: dict[str, bytes] = field(default_factory=dict)
@@ -89,7 +91,15 @@ class SimulatedPlatform:
             self.machines[instance.id] = replace(instance, state="running")
 
     def read_console(self, instance: Instance) -> str | None:
-        return f"KUBEKILN phase=userdata t=1.0 node={instance.node}\n"
+        return "".join(
+            f"KUBEKILN phase={phase} t={at}.0 node={instance.node}\n"
+            for at, phase in enumerate(self.phases, 1)
+        )
+
+    def forget_user_data(self, instance: Instance) -> None:
+        self._answer()
+        with self._lock:
+            self.user_data.pop(instance.id, None)
 
     def delete(self, instance: Instance) -> None:
         self._answer()

@@ -21,8 +21,8 @@ from pipeline.targets import registry
 from pipeline.targets.record import record_of, write_record
 from tests.support.clusters import make_project, snapshot
 from tests.support.machines import make_machine
+from tests.support.target import FakeTarget
 from tests.unit.test_kubeconfig import rendered
-from tests.unit.test_up import FakeTarget
 
 
 @pytest.fixture

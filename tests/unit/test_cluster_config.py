@@ -182,6 +182,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "pools are not for clusters of bootstrap: kubeadm",
     ),
+    "no disk of its own with kubeadm": (
+        masters("master", bootstrap="kubeadm", etcd={"disk_gib": 8}),
+        "a disk of its own for etcd is not for clusters of bootstrap: kubeadm",
+    ),
     "no events apart with kubeadm": (
         masters("master", bootstrap="kubeadm", etcd={"events": True}),
         "which bootstrap: kubeadm does not know",

@@ -280,3 +280,29 @@ def test_the_journal_holds_no_secret(tmp_path: Path) -> None:
     assert [json.loads(line).keys() - {"time"} for line in lines] == [
         {"event", "node", "payload"}, {"event", "node", "payload", "instance"},
     ]  # fmt: skip
+
+
+def test_user_data_is_forgotten_of_machines_that_have_their_role(tmp_path: Path) -> None:
+    platform = SimulatedPlatform(faults=0.05)
+    to = delivery(tmp_path, platform)
+    to.boot(specs(tmp_path, 20), IMAGE)
+
+    assert sorted(to.forget("lab", ["lab-1", "lab-7"])) == ["lab-1", "lab-7"]
+    assert len(platform.user_data) == 18
+    assert len(to.forget("lab")) == 20
+    assert platform.user_data == {}
+    assert len(platform.machines) == 20
+
+
+def test_user_data_that_is_still_needed_is_not_forgotten(tmp_path: Path) -> None:
+    platform = SimulatedPlatform(phases=["userdata"])
+    to = delivery(tmp_path, platform)
+    to.boot(specs(tmp_path, 2), IMAGE)
+
+    with pytest.raises(KubekilnError, match="has not taken up its role") as raised:
+        to.forget("lab")
+
+    assert [problem.what[:5] for problem in raised.value.problems] == ["lab-0", "lab-1"]
+    assert len(platform.user_data) == 2
+    with pytest.raises(KubekilnError, match="no machine lab-9 of lab"):
+        to.forget("lab", ["lab-9"])

@@ -25,7 +25,7 @@ from tests.support.clusters import make_project, snapshot
 from tests.support.file_server import Site, serving
 from tests.support.locks import archive, artefact, context_of, lock_of, program, real_lock
 from tests.support.machines import make_machine
-from tests.unit.test_up import FakeTarget
+from tests.support.target import FakeTarget
 
 ROOT = Path(__file__).resolve().parents[2]
 

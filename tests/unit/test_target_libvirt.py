@@ -21,6 +21,7 @@ from pipeline.targets.libvirt_domain import (
     Host,
     check_cards,
     domain_xml,
+    empty_drive_xml,
     offers_kvm,
     pool_type,
     tags_of,
@@ -74,6 +75,27 @@ def test_a_node_is_a_domain_with_its_size_tags_and_files() -> None:
     assert attribute(made, "devices/disk[@device='disk']/source", "file") == FILES.disk
     assert attribute(made, "devices/serial/log", "file") == FILES.console
     assert made.find("sysinfo") is None, "kernel arguments are for emulated machines"
+
+
+def test_the_database_has_a_second_disk_on_virtio() -> None:
+    files = replace(FILES, etcd_disk="/pool/etcd")
+
+    made = ET.fromstring(domain_xml(spec(), settings(), files, NATIVE, TAGS))
+
+    _system, second = made.findall("devices/disk[@device='disk']")
+    assert attribute(second, "source", "file") == "/pool/etcd"
+    assert (attribute(second, "target", "dev"), attribute(second, "target", "bus")) == (
+        "vdb", "virtio",
+    )  # fmt: skip
+    assert second.find("boot") is None
+
+
+def test_an_empty_drive_is_the_seeds_without_a_seed() -> None:
+    drive = ET.fromstring(empty_drive_xml())
+
+    assert drive.find("source") is None
+    assert attribute(drive, "target", "dev") == "sda"
+    assert drive.get("device") == "cdrom"
 
 
 def test_the_seed_is_a_cd_that_debians_cloud_kernel_sees() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ def test_containerds_directory_is_no_overlay(tmp_path: Path) -> None:
     assert f"--bind={machine.run_dir / 'containerd'}:/var/lib/containerd" in (
         nspawn.nspawn_command(machine)
     )
+
+
+def test_the_databases_disk_is_a_directory_that_is_mounted(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path)
+    bind = f"--bind={machine.run_dir / 'etcd'}:/var/lib/etcd"
+
+    assert bind not in nspawn.nspawn_command(machine)
+    assert bind in nspawn.nspawn_command(replace(machine, etcd_disk_gib=8))
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -16,7 +16,6 @@ from kubekiln.errors import KubekilnError
 from kubekiln.files import sha256_file
 from pipeline.targets.openstack_images import Body, properties
 from pipeline.targets.openstack_request import (
-    USER_DATA_LIMIT,
     Flavor,
     check_cards,
     choose_flavor,
@@ -48,6 +47,7 @@ def make_settings(**given: Any) -> Settings:
 
 def make_spec(directory: Path, **given: Any) -> InstanceSpec:
     (directory / "user-data").write_bytes(given.pop("user_data", b"#cloud-config\n"))
+    (directory / "meta-data").write_bytes(b"instance-id: lab-1\n")
     (directory / "network-config").write_bytes(given.pop("network_config", b"version: 2\n"))
     spec = InstanceSpec(
         cluster="lab", node="lab-1", role="master", seed_dir=directory,
@@ -74,7 +74,7 @@ def test_user_data_that_nova_would_refuse_is_refused_before_anything_is_made(
     with pytest.raises(KubekilnError, match="user-data of lab-1 is 80,0") as raised:
         encode_user_data(make_spec(tmp_path, user_data=noise))
 
-    assert f"{USER_DATA_LIMIT:,}" in str(raised.value)
+    assert "takes 65,535 B" in str(raised.value)
     assert "pki.algorithm" in str(raised.value.problems[0].hint)
 
 

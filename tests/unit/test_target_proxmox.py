@@ -68,7 +68,8 @@ def test_a_machine_asked_for_again_has_the_same_uuid_and_another_one_has_not() -
 
 
 def test_disk_and_seed_are_on_the_controller_that_the_cloud_kernel_knows() -> None:
-    parameters = disk_parameters(settings(), "local:import/x.qcow2", "local:iso/seed.iso")
+    asked = (settings(), node(), "local:import/x.qcow2", "local:iso/seed.iso")
+    parameters = disk_parameters(*asked)
 
     assert parameters["scsi0"].startswith("local-lvm:0,import-from=local:import/x.qcow2,")
     assert parameters["scsi1"] == "local:iso/seed.iso,media=cdrom"

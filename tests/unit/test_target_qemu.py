@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_the_seed_is_a_cd_that_debians_cloud_kernel_can_see(tmp_path: Path) -> N
     assert "virtio-scsi-pci,id=scsi" in devices
     assert "scsi-cd,bus=scsi.0,drive=seed" in devices
     assert any("id=seed" in drive and "readonly=on" in drive for drive in option(command, "-drive"))
+
+
+def test_the_database_has_a_second_disk_if_it_is_to_have_one(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path)
+    assert "virtio-blk-pci,drive=etcd" not in option(qemu.qemu_command(machine, KVM), "-device")
+
+    command = qemu.qemu_command(replace(machine, etcd_disk_gib=8), KVM)
+
+    assert "virtio-blk-pci,drive=etcd" in option(command, "-device")
+    (drive,) = [word for word in option(command, "-drive") if "id=etcd" in word]
+    assert drive.startswith(f"file={machine.run_dir}/etcd.qcow2,")
 
 
 def test_the_mac_is_the_one_that_the_network_config_matches(tmp_path: Path) -> None:

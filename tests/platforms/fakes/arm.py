@@ -165,8 +165,7 @@ class Arm:
         self.custom_data.pop(path, None)
         if gone is None or "/virtualMachines/" not in path:
             return
-        disk = gone["properties"]["storageProfile"]["osDisk"]
-        parts = [(disk["managedDisk"]["id"], disk.get("deleteOption"))]
+        parts = [(d["managedDisk"]["id"], d.get("deleteOption")) for d in _disks(gone)]
         for nic in gone["properties"]["networkProfile"]["networkInterfaces"]:
             parts.append((nic["id"], nic.get("properties", {}).get("deleteOption")))
         for part, option in parts:
@@ -175,6 +174,11 @@ class Arm:
             resource["properties"].pop("virtualMachine", None)
             if option == "Delete":
                 self.resources.pop(part.lower(), None)
+
+
+def _disks(machine: Resource) -> list[Resource]:
+    profile = machine["properties"]["storageProfile"]
+    return [profile["osDisk"], *profile.get("dataDisks", ())]
 
 
 def set_power(machine: Resource, state: str) -> None:
@@ -242,14 +246,14 @@ def _make_machine(arm: Arm, machine: Resource, old: Resource | None) -> None:
         if nic["location"] != machine["location"]:
             raise ArmError(400, "InvalidResourceReference", "the card is in another region")
         nic["properties"]["virtualMachine"] = {"id": machine["id"]}
-    disk = properties["storageProfile"]["osDisk"]
     base = machine["id"].rsplit("/virtualMachines/", 1)[0]
-    disk["managedDisk"]["id"] = f"{base}/disks/{disk['name']}"
-    # Without tags: nothing promises that it gets those of the machine.
-    arm.resources[disk["managedDisk"]["id"].lower()] = {
-        "id": disk["managedDisk"]["id"], "name": disk["name"], "location": machine["location"],
-        "managedBy": machine["id"], "properties": {"provisioningState": "Succeeded"},
-    }  # fmt: skip
+    for disk in _disks(machine):
+        disk["managedDisk"]["id"] = f"{base}/disks/{disk['name']}"
+        # Without tags: nothing promises that it gets those of the machine.
+        arm.resources[disk["managedDisk"]["id"].lower()] = {
+            "id": disk["managedDisk"]["id"], "name": disk["name"], "location": machine["location"],
+            "managedBy": machine["id"], "properties": {"provisioningState": "Succeeded"},
+        }  # fmt: skip
     set_power(machine, "running")
 
 

@@ -249,7 +249,7 @@ class Pve:
         file, *words = value.split(",")
         storage = self.storage(file.partition(":")[0])
         if "media=cdrom" in words:
-            if file not in storage.files:
+            if file != "none" and file not in storage.files:
                 raise TaskFailed(f"volume '{file}' does not exist")
             return value
         source = next((w.partition("=")[2] for w in words if w.startswith("import-from=")), "")
@@ -258,4 +258,5 @@ class Pve:
         volume = f"{file.partition(':')[0]}:vm-{vmid}-disk-{len(storage.disks)}"
         storage.disks[volume] = source
         rest = [word for word in words if not word.startswith("import-from=")]
-        return ",".join([volume, *rest, f"size={64 << 20}"])
+        gib = 0 if source else int(file.rpartition(":")[2])
+        return ",".join([volume, *rest, f"size={gib << 30 or 64 << 20}"])

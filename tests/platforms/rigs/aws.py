@@ -57,6 +57,7 @@ class AwsRig:
 
     name = "aws"
     format: FormatName = "raw"
+    forgets = False
     cannot: Mapping[str, str] = {}
 
     def __enter__(self) -> AwsRig:
@@ -115,6 +116,19 @@ class AwsRig:
             InstanceId=instance.id, Attribute="userData"
         )
         return base64.b64decode(answer["UserData"]["Value"])
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        ec2 = self.admin("ec2")
+        (found,) = ec2.describe_instances(InstanceIds=[instance.id])["Reservations"]
+        (machine,) = found["Instances"]
+        ids = [
+            disk["Ebs"]["VolumeId"]
+            for disk in machine["BlockDeviceMappings"]
+            if disk["DeviceName"] != machine["RootDeviceName"]
+        ]
+        volumes = ec2.describe_volumes(VolumeIds=ids)["Volumes"] if ids else []
+        assert all(disk["Ebs"]["DeleteOnTermination"] for disk in machine["BlockDeviceMappings"])
+        return [volume["Size"] for volume in volumes]
 
     def leftovers(self) -> list[str]:
         ec2 = self.admin("ec2")

@@ -47,6 +47,7 @@ class AzureRig:
 
     name = "azure"
     format: FormatName = "vhd"
+    forgets = False
     cannot: Mapping[str, str] = {}
 
     @staticmethod
@@ -106,6 +107,10 @@ class AzureRig:
 
     def user_data(self, instance: Instance) -> bytes:
         return self.arm.custom_data[instance.id]
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        profile = self.arm.resources[instance.id.lower()]["properties"]["storageProfile"]
+        return [disk["diskSizeGB"] for disk in profile.get("dataDisks", ())]
 
     def leftovers(self) -> list[str]:
         base = set(_what_is_there())

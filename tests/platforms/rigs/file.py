@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ class FileRig:
 
     name = "file"
     format: FormatName = "qcow2"
+    forgets = True
     cannot: Mapping[str, str] = {
         "wrong-credentials": "a directory asks for none",
         "full-storage": "its copy goes through kubekiln.files, where a full disk is tested",
@@ -42,7 +44,12 @@ class FileRig:
         return raw_sha256(Path(image.id), "qcow2", scratch)
 
     def user_data(self, instance: Instance) -> bytes:
-        return (Path(instance.id) / "user-data.gz").read_bytes()
+        path = Path(instance.id) / "user-data.gz"
+        return path.read_bytes() if path.exists() else b""
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        record = json.loads((Path(instance.id) / ".kubekiln.json").read_text())
+        return [record["etcd_disk_gib"]] if "etcd_disk_gib" in record else []
 
     def leftovers(self) -> list[str]:
         return [str(path) for path in self._directory.rglob("*") if path.is_file()]

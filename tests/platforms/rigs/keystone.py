@@ -84,6 +84,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def prepare() -> None:
+    """Install the servers and make their empty databases, unless that was done."""
+    _prepared(server_venv("openstack"))
+
+
 def _prepared(programs: Path) -> Path:
     """Give a directory with empty databases and keys; it takes half a minute to make."""
     base = programs.parent / "prepared"

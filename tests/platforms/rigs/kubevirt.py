@@ -47,6 +47,7 @@ class KubeVirtRig:
 
     name = "kubevirt"
     format: FormatName = "qcow2"
+    forgets = True
     cannot: Mapping[str, str] = {}
 
     def __enter__(self) -> KubeVirtRig:
@@ -97,13 +98,30 @@ class KubeVirtRig:
 
     def user_data(self, instance: Instance) -> bytes:
         namespace, name = instance.id.split("/")
+        secret = self.plane.request("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        volumes = self._machine(instance)["template"]["spec"]["volumes"]
+        seeds = [v["cloudInitNoCloud"] for v in volumes if "cloudInitNoCloud" in v]
+        assert [seed["secretRef"]["name"] for seed in seeds] == ([name] if secret else [])
+        return base64.b64decode(secret["data"]["userdata"]) if secret else b""
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        machine = self._machine(instance)
+        templates = {t["metadata"]["name"]: t["spec"] for t in machine["dataVolumeTemplates"]}
+        guest = machine["template"]["spec"]
+        sources = {volume["name"]: volume.get("dataVolume") for volume in guest["volumes"]}
+        found = []
+        for disk in guest["domain"]["devices"]["disks"][1:]:
+            if source := sources[disk["name"]]:
+                spec = templates[source["name"]]
+                assert spec["source"] == {"blank": {}}
+                found.append(int(spec["storage"]["resources"]["requests"]["storage"]) >> 30)
+        return found
+
+    def _machine(self, instance: Instance) -> dict[str, Any]:
+        namespace, name = instance.id.split("/")
         path = f"/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachines/{name}"
-        volumes = self.plane.request("GET", path)["spec"]["template"]["spec"]["volumes"]
-        seed = next(v["cloudInitNoCloud"] for v in volumes if "cloudInitNoCloud" in v)
-        secret = self.plane.request(
-            "GET", f"/api/v1/namespaces/{namespace}/secrets/{seed['secretRef']['name']}"
-        )
-        return base64.b64decode(secret["data"]["userdata"])
+        spec: dict[str, Any] = self.plane.request("GET", path)["spec"]
+        return spec
 
     def leftovers(self) -> list[str]:
         # What lost its owner while a controller was making it goes by itself, a moment later.

@@ -135,7 +135,8 @@ class World:
             "metadata": {"name": name, "ownerReferences": [_owner(volume)]},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": spec["storage"]["resources"]},
         })  # fmt: skip
-        self._say(_VOLUMES, name, {"phase": "Succeeded" if source else "UploadReady"})
+        is_upload = "upload" in spec["source"]
+        self._say(_VOLUMES, name, {"phase": "UploadReady" if is_upload else "Succeeded"})
 
     def _keep_machine(self, machine: Mapping[str, Any]) -> None:
         name, spec = machine["metadata"]["name"], machine["spec"]
@@ -144,10 +145,13 @@ class World:
             body = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume",
                     "metadata": about, "spec": template["spec"]}  # fmt: skip
             self._make(_VOLUMES, body)
-        seed = next(v for v in spec["template"]["spec"]["volumes"] if "cloudInitNoCloud" in v)
-        secret = seed["cloudInitNoCloud"]["secretRef"]["name"]
-        data = (self.plane.request("GET", f"{_CORE}/secrets/{secret}") or {}).get("data", {})
-        is_on = spec["runStrategy"] == "Always" and {"userdata", "networkdata"} <= set(data)
+        volumes = spec["template"]["spec"]["volumes"]
+        sources = [v["cloudInitNoCloud"] for v in volumes if "cloudInitNoCloud" in v]
+        seeds = [source["secretRef"]["name"] for source in sources]
+        secrets = [self.plane.request("GET", f"{_CORE}/secrets/{name}") or {} for name in seeds]
+        is_on = spec["runStrategy"] == "Always" and all(
+            {"userdata", "networkdata"} <= set(secret.get("data", {})) for secret in secrets
+        )
         if is_on:
             self._run(machine)
         printed = "Running" if is_on else "Stopped"

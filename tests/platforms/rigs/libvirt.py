@@ -70,6 +70,7 @@ class LibvirtRig:
 
     name = "libvirt"
     format: FormatName = "qcow2"
+    forgets = True
     cannot: Mapping[str, str] = {
         "server-error": "libvirt's protocol knows no `later`: a daemon in trouble cuts connections",
     }
@@ -126,12 +127,19 @@ class LibvirtRig:
 
     def user_data(self, instance: Instance) -> bytes:
         seed = self.domain(instance.id).find("devices/disk[@device='cdrom']/source")
-        assert seed is not None
+        if seed is None:
+            return b""
         out, iso = io.BytesIO(), pycdlib.PyCdlib()
         iso.open(seed.attrib["file"])
         iso.get_file_from_iso_fp(out, joliet_path="/user-data")
         iso.close()
         return out.getvalue()
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        sources = self.domain(instance.id).findall("devices/disk[@device='disk']/source")
+        with self.link.asked("look at volumes") as connection:
+            volumes = [connection.storageVolLookupByPath(s.attrib["file"]) for s in sources[1:]]
+            return [volume.info()[1] >> 30 for volume in volumes]
 
     def domain(self, name: str) -> ET.Element:
         """What the daemon says of a domain."""

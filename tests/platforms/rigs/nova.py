@@ -51,7 +51,7 @@ class Nova:
         self.servers: dict[str, dict[str, Any]] = {}
         self.user_data: dict[str, str] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
-        """Boot volumes that were made, with the server that they are of."""
+        """Volumes that were made, with the server that they are of."""
         self.groups: dict[str, dict[str, Any]] = {}
         self.fail_with = ""
         """What the next server's building fails with."""
@@ -119,7 +119,7 @@ class Nova:
         _check_schema(wanted)
         if wanted["flavorRef"] not in FLAVORS:
             raise Refused(400, f"Flavor {wanted['flavorRef']} could not be found.")
-        volume = self._check_disk(request, wanted)
+        volumes = self._check_disks(request, wanted)
         ports = self._check_ports(wanted)
         group = (body.get("OS-SCH-HNT:scheduler_hints") or {}).get("group")
         if group is not None and group not in self.groups:
@@ -129,7 +129,7 @@ class Nova:
             port["device_id"] = server_id
         if group:
             self.groups[group]["members"].append(server_id)
-        if volume:
+        for volume in volumes:
             self.volumes[str(uuid.uuid4())] = {"server": server_id, **volume}
         self.user_data[server_id] = wanted.get("user_data", "")
         addresses = [{"addr": ip["ip_address"], "version": 4}
@@ -143,17 +143,20 @@ class Nova:
         links = [{"rel": "self", "href": f"{request.base}/v2.1/servers/{server_id}"}]
         return 202, {"server": {"id": server_id, "links": links, "adminPass": "unused"}}
 
-    def _check_disk(self, request: Request, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-        volumes = wanted.get("block_device_mapping_v2", [])
-        if not wanted.get("imageRef") and not volumes:
+    def _check_disks(self, request: Request, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        disks = wanted.get("block_device_mapping_v2", [])
+        if not wanted.get("imageRef") and not disks:
             raise Refused(400, "Invalid imageRef provided.")
-        for volume in volumes:
-            if set(volume) - _VOLUME_KEYS or not volume.get("volume_size"):
+        for disk in disks:
+            if set(disk) - _VOLUME_KEYS or not _is_block_device(disk):
                 raise Refused(400, "Block Device Mapping is Invalid")
-        image = wanted.get("imageRef") or volumes[0]["uuid"]
+        bootable = [disk["uuid"] for disk in disks if disk["boot_index"] == 0]
+        if disks and (len(bootable) != 1 or wanted.get("imageRef", bootable[0]) != bootable[0]):
+            raise Refused(400, "Block Device Mapping is Invalid: Boot sequence is not valid.")
+        image = bootable[0] if bootable else wanted["imageRef"]
         if not self._has_image(request.headers["X-Auth-Token"], image):
             raise Refused(400, f"Image {image} could not be found.")
-        return volumes[0] if volumes else None
+        return [disk for disk in disks if disk["destination_type"] == "volume"]
 
     def _check_ports(self, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
         found = []
@@ -215,6 +218,15 @@ class Nova:
         if request.ids[0] not in self.servers:
             raise Refused(404, f"Instance {request.ids[0]} could not be found.")
         return self.servers[request.ids[0]]
+
+
+def _is_block_device(disk: Mapping[str, Any]) -> bool:
+    """Tell whether it is a local disk from an image, or a volume from one, or an empty volume."""
+    kind = disk.get("source_type"), disk.get("destination_type")
+    if kind == ("image", "local"):
+        return "uuid" in disk
+    sized = isinstance(disk.get("volume_size"), int) and disk["volume_size"] > 0
+    return sized and kind in (("image", "volume"), ("blank", "volume"))
 
 
 def _check_schema(wanted: Mapping[str, Any]) -> None:

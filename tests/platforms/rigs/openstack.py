@@ -17,7 +17,7 @@ import yaml
 from pipeline.targets.openstack import OpenStackPlatform, Settings, connect
 from pipeline.targets.platform import FormatName, Instance, RemoteImage
 from tests.platforms.rigs.jsonserver import served
-from tests.platforms.rigs.keystone import USER_PASSWORD, running
+from tests.platforms.rigs.keystone import USER_PASSWORD, prepare, running
 from tests.platforms.rigs.neutron import Neutron
 from tests.platforms.rigs.nova import Nova
 from tests.platforms.rigs.rig import Trouble
@@ -32,12 +32,19 @@ class OpenStackRig:
 
     name = "openstack"
     format: FormatName = "qcow2"
+    forgets = False
     cannot: Mapping[str, str] = {}
+
+    @staticmethod
+    def prepare() -> None:
+        """Install the servers and make their databases, unless that was done: minutes, once."""
+        prepare()
 
     def __enter__(self) -> OpenStackRig:
         self.neutron = Neutron(
             {"node": "10.80.0.0/24", "storage": "10.90.0.0/24"}, ("default", "k8s")
         )
+        self._seen_images: set[str] = set()
         self.nova = Nova(self.neutron, self._has_image)
         with contextlib.ExitStack() as stack:
             serve = stack.enter_context
@@ -104,6 +111,13 @@ class OpenStackRig:
     def user_data(self, instance: Instance) -> bytes:
         return base64.b64decode(self.nova.user_data[instance.id])
 
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        return [
+            volume["volume_size"]
+            for volume in self.nova.volumes.values()
+            if volume["server"] == instance.id and volume["source_type"] == "blank"
+        ]
+
     def leftovers(self) -> list[str]:
         things = {
             "image": [f"{image.name} {image.id}" for image in self.sdk.image.images()],
@@ -116,6 +130,9 @@ class OpenStackRig:
         return [f"{kind} {one}" for kind, found in things.items() for one in found]
 
     def _has_image(self, token: str, image_id: str) -> bool:
-        url = f"{self._image_url}/{image_id}"
-        answer = requests.get(url, headers={"X-Auth-Token": token}, timeout=60)
-        return answer.ok and answer.json()["status"] == "active"
+        if image_id not in self._seen_images:
+            url = f"{self._image_url}/{image_id}"
+            answer = requests.get(url, headers={"X-Auth-Token": token}, timeout=60)
+            if answer.ok and answer.json()["status"] == "active":
+                self._seen_images.add(image_id)
+        return image_id in self._seen_images

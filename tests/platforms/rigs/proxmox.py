@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ class ProxmoxRig:
 
     name = "proxmox"
     format: FormatName = "qcow2"
+    forgets = True
     cannot: Mapping[str, str] = {
         "console": "Proxmox keeps nothing of what a serial port said",
     }
@@ -75,6 +77,8 @@ class ProxmoxRig:
 
     def user_data(self, instance: Instance) -> bytes:
         volume = self.pve.machines[int(instance.id)].config["scsi1"].partition(",")[0]
+        if volume == "none":
+            return b""
         data = self.pve.storages[volume.partition(":")[0]].files[volume]
         cd, out = pycdlib.PyCdlib(), io.BytesIO()
         cd.open_fp(io.BytesIO(data))
@@ -83,6 +87,14 @@ class ProxmoxRig:
         finally:
             cd.close()
         return out.getvalue()
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        config = self.pve.machines[int(instance.id)].config
+        drives = [
+            value for key, value in config.items() if key.startswith("scsi") and key[4:].isdigit()
+        ]
+        sizes = [re.search(r"size=(\d+)", drive) for drive in drives[1:]]
+        return [int(size[1]) >> 30 for size in sizes if size]
 
     def leftovers(self) -> list[str]:
         volumes = [v for s in self.pve.storages.values() for v in (*s.files, *s.disks)]

@@ -20,6 +20,8 @@ class Rig(Protocol):
 
     name: str
     format: FormatName
+    forgets: bool
+    """Whether the platform can be told to forget a machine's user-data."""
     cannot: Mapping[str, str]
     """What can't be tried on it (a Trouble, `console`, `boot`) → why; listed in docs/support.md."""
 
@@ -43,6 +45,9 @@ class Rig(Protocol):
 
         Decoded from base64 and seed CD, but not from gzip, which cloud-init takes.
         """
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        """Size in GiB of each disk that the machine has beside that of its system."""
 
     def leftovers(self) -> list[str]:
         """Name all that is on the server and wasn't at the beginning: disks, images, machines."""

@@ -46,6 +46,7 @@ class VSphereRig:
 
     name = "vsphere"
     format: FormatName = "vmdk"
+    forgets = True
     cannot: Mapping[str, str] = {}
 
     @staticmethod
@@ -152,8 +153,18 @@ class VSphereRig:
 
     def user_data(self, instance: Instance) -> bytes:
         values = self.extra_config(instance)
+        if not values.get("guestinfo.userdata"):
+            return b""
         assert values["guestinfo.userdata.encoding"] == "gzip+base64"
         return base64.b64decode(values["guestinfo.userdata"], validate=True)
+
+    def etcd_disks(self, instance: Instance) -> list[int]:
+        with self.session() as at:
+            config = at.machine(instance.id).config
+            assert config is not None
+            disks = [d for d in config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)]
+            assert len({(disk.controllerKey, disk.unitNumber) for disk in disks}) == len(disks)
+            return [disk.capacityInKB >> 20 for disk in disks[1:]]
 
     def files(self) -> list[Path]:
         """List what is on the datastore."""

@@ -61,6 +61,18 @@ resource "aws_instance" "node" {
     encrypted   = true
   }
 
+  # Of the node's database alone.
+  dynamic "ebs_block_device" {
+    for_each = each.value.etcd_disk_gib > 0 ? [each.value.etcd_disk_gib] : []
+
+    content {
+      device_name = "/dev/sdf"
+      volume_type = "gp3"
+      volume_size = ebs_block_device.value
+      encrypted   = true
+    }
+  }
+
   tags = {
     Name             = "${var.cluster}-${each.key}"
     kubekiln-node    = each.key

@@ -16,6 +16,7 @@ variable "nodes" {
     cpus                    = number
     memory_mib              = number
     disk_gib                = number
+    etcd_disk_gib           = number
     user_data_path          = string
     meta_data_path          = string
     network_config_path     = string

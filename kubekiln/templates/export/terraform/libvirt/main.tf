@@ -56,6 +56,21 @@ resource "libvirt_volume" "root" {
   }
 }
 
+# An empty disk for each node that has the database.
+resource "libvirt_volume" "etcd" {
+  for_each = { for name, node in var.nodes : name => node if node.etcd_disk_gib > 0 }
+
+  name     = "${var.cluster}-${each.key}-etcd.qcow2"
+  pool     = var.pool
+  capacity = each.value.etcd_disk_gib * 1024 * 1024 * 1024
+
+  target = {
+    format = {
+      type = "qcow2"
+    }
+  }
+}
+
 # The CD with the node's user-data. Only its path gets into Terraform's state.
 resource "libvirt_volume" "seed" {
   for_each = var.nodes
@@ -106,36 +121,57 @@ resource "libvirt_domain" "node" {
       }
     ]
 
-    disks = [
-      {
-        source = {
-          volume = {
-            pool   = libvirt_volume.root[each.key].pool
-            volume = libvirt_volume.root[each.key].name
+    disks = concat(
+      [
+        {
+          source = {
+            volume = {
+              pool   = libvirt_volume.root[each.key].pool
+              volume = libvirt_volume.root[each.key].name
+            }
+          }
+          target = {
+            dev = "vda"
+            bus = "virtio"
+          }
+          driver = {
+            type = "qcow2"
           }
         }
-        target = {
-          dev = "vda"
-          bus = "virtio"
-        }
-        driver = {
-          type = "qcow2"
-        }
-      },
-      {
-        device = "cdrom"
-        source = {
-          volume = {
-            pool   = libvirt_volume.seed[each.key].pool
-            volume = libvirt_volume.seed[each.key].name
+      ],
+      [
+        for name, volume in libvirt_volume.etcd : {
+          source = {
+            volume = {
+              pool   = volume.pool
+              volume = volume.name
+            }
+          }
+          target = {
+            dev = "vdb"
+            bus = "virtio"
+          }
+          driver = {
+            type = "qcow2"
+          }
+        } if name == each.key
+      ],
+      [
+        {
+          device = "cdrom"
+          source = {
+            volume = {
+              pool   = libvirt_volume.seed[each.key].pool
+              volume = libvirt_volume.seed[each.key].name
+            }
+          }
+          target = {
+            dev = "sda"
+            bus = "scsi"
           }
         }
-        target = {
-          dev = "sda"
-          bus = "scsi"
-        }
-      }
-    ]
+      ]
+    )
 
     interfaces = [
       for index, mac in each.value.macs : {

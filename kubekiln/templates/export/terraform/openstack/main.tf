@@ -83,6 +83,23 @@ resource "openstack_compute_instance_v2" "node" {
   user_data    = trimspace(file("${path.module}/${each.value.user_data_gzip_b64_path}"))
   config_drive = true
 
+  # The disk of the node's database. Beside another one that of the image has to be listed as well.
+  dynamic "block_device" {
+    for_each = each.value.etcd_disk_gib == 0 ? [] : [
+      { index = 0, source = "image", destination = "local", gib = null },
+      { index = -1, source = "blank", destination = "volume", gib = each.value.etcd_disk_gib },
+    ]
+
+    content {
+      boot_index            = block_device.value.index
+      uuid                  = block_device.value.index == 0 ? openstack_images_image_v2.image.id : null
+      source_type           = block_device.value.source
+      destination_type      = block_device.value.destination
+      volume_size           = block_device.value.gib
+      delete_on_termination = true
+    }
+  }
+
   metadata = {
     kubekiln-cluster = var.cluster
     kubekiln-node    = each.key
