@@ -110,7 +110,7 @@ class Delivery:
         Looks again until none is left: a machine whose making nobody heard of may appear late, so
         for such a one it looks a few times more.
         """
-        wanted, removed = set(nodes), dict[str, None]()
+        wanted, removed, gone = set(nodes), dict[str, None](), set[str]()
         with self._alone(cluster) as journal:
             unheard = {
                 entry.node
@@ -121,7 +121,11 @@ class Delivery:
             while True:
                 there = self.instances(cluster)
                 if found := [i for i in there if not wanted or i.node in wanted]:
+                    if {i.id for i in found} <= gone and not next(waits, False):
+                        names = ", ".join(sorted(i.id for i in found))
+                        raise KubekilnError(f"still there after it was removed: {names}")
                     self._all([(i.node, _remover(self, i, journal)) for i in found])
+                    gone |= {i.id for i in found}
                     removed.update(dict.fromkeys(instance.node for instance in found))
                 elif unheard <= removed.keys() or not next(waits, False):
                     break

@@ -59,6 +59,13 @@ class PlatformDestination:
         specs = specs_of(self.delivery.project, plan, image, nodes)
         if note := exposure(plan.cluster):
             say(note)
+        if plan.cluster.userdata.protect == "age":
+            keys = self.delivery.project.keys_dir / plan.cluster.name
+            say(
+                f"note: target {self.name} doesn't carry the keys to the user-data. Attach "
+                f"{keys}/NODE/key.iso to each machine (docs/secrets.md) and start it again: until "
+                "then it waits"
+            )
         return self.delivery.boot(specs, self.delivery.upload(image))
 
     def instances(self, cluster: str | None = None) -> Sequence[Instance]:

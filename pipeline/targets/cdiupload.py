@@ -28,7 +28,8 @@ from pipeline.targets.platform import Advance, DiskImage, TransientError
 _CHUNK = 1 << 20
 # CDI's proxy waits up to a minute for the upload server before it answers; while a stream is taken
 # it may be written through to slow storage.
-_TIMEOUT = urllib3.Timeout(connect=10.0, read=600.0)
+_STALL_S = 600.0
+_TIMEOUT = urllib3.Timeout(connect=10.0, read=_STALL_S)
 # Asynchronous: it answers when all bytes are there, and converts afterwards. The synchronous one
 # holds the connection meanwhile, which proxies on the way cut off.
 _UPLOAD, _HEALTH = "/v1beta1/upload-async", "/healthz"
@@ -106,6 +107,9 @@ class _Connection(urllib3.connection.HTTPSConnection):
     """
 
     def send(self, data: Any) -> None:
+        if self.sock is not None:
+            # urllib3 allows what is sent no more than the time for connecting.
+            self.sock.settimeout(_STALL_S)
         try:
             super().send(data)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from kubekiln.errors import IntegrityError, Problem
+from kubekiln.errors import ConfigError, IntegrityError, Problem
 from kubekiln.files import make_dir, sha256_bytes, sha256_file, storage_errors, write_atomic
 from pipeline.disk.formats import SUFFIXES
 from pipeline.targets.platform import (
@@ -129,14 +129,15 @@ class FilePlatform:
         record: dict[str, Any] = {"payload": spec.payload, "image": image.name}
         if spec.etcd_disk_gib:
             record["etcd_disk_gib"] = spec.etcd_disk_gib
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
         self._make_dirs(directory)
+        # First, so that whatever follows is found and removed even if this is cut off.
+        self._write(directory / _RECORD, json.dumps({**record, "whole": False}).encode())
         for name, content in files.items():
             self._write(directory / name, content)
         lines = [_line(sha256_bytes(content), name) for name, content in sorted(files.items())]
         self._write(directory / _SUMS, "".join(lines).encode())
-        # The last one: it says that the seed is whole.
-        self._write(directory / _RECORD, json.dumps(record).encode())
+        self._write(directory / _RECORD, json.dumps({**record, "whole": True}).encode())
         return _instance(directory, record)
 
     def start(self, instance: Instance) -> None:
@@ -160,7 +161,7 @@ class FilePlatform:
     def delete(self, instance: Instance) -> None:
         """Remove the node's seed, and the cluster's directory with the last one."""
         directory = Path(instance.id)
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
         if directory.parent.is_dir() and not any(directory.parent.iterdir()):
             directory.parent.rmdir()
 
@@ -178,12 +179,22 @@ class FilePlatform:
 
     def _give(self, path: Path) -> None:
         if self._settings.group:
-            shutil.chown(path, group=self._settings.group)
+            try:
+                shutil.chown(path, group=self._settings.group)
+            except LookupError as error:
+                hint = "`getent group` lists those there are"
+                raise ConfigError(f"no group {self._settings.group}", hint=hint) from error
 
 
 def connect(settings: Settings) -> FilePlatform:
     """Make the platform of these settings."""
     return FilePlatform(settings)
+
+
+def _remove(directory: Path) -> None:
+    with storage_errors(directory):
+        if directory.exists():
+            shutil.rmtree(directory)
 
 
 def _append(source: Path, part: Path, advance: Advance) -> None:
@@ -216,6 +227,8 @@ def _instance(directory: Path, record: Mapping[str, Any]) -> Instance:
         cluster=directory.parent.name,
         node=directory.name,
         payload=record["payload"],
-        state="stopped",
-        detail="a seed; what boots from it isn't known",
+        state="stopped" if record.get("whole", True) else "failed",
+        detail="a seed; what boots from it isn't known"
+        if record.get("whole", True)
+        else "half written",
     )

@@ -45,10 +45,11 @@ _LARGEST_SECRET = 1 << 20
 _STATES: Mapping[str, InstanceState] = {
     "Running": "running", "Migrating": "running", "Paused": "running",
     "Stopped": "stopped",
-    "Stopping": "failed", "Terminating": "failed", "DataVolumeError": "failed",
+    "DataVolumeError": "failed",
 }  # fmt: skip
 # Of `printableStatus`; whatever else it says, the machine is on its way: what holds it up (a full
-# host, a volume that waits) isn't cured by making it again.
+# host, a volume that waits) isn't cured by making it again, and one that is `Stopping` is restarted
+# or drained. `failed` is removed by `boot`, which a machine with a disk must not be unasked.
 
 
 def image_volume(settings: Settings, image: DiskImage) -> Object:
@@ -217,7 +218,7 @@ def _guest(settings: Settings, spec: InstanceSpec) -> dict[str, Any]:
     cards = list(zip(spec.macs, settings.networks, strict=False))
     names = [f"net{number}" for number in range(len(cards))]
     further = _further_volumes(spec)
-    disk = {"bus": "virtio"}  # Debian's cloud kernel has no driver for a SATA CD-ROM
+    disk = {"bus": "virtio"}  # Debian 12's cloud kernel has no driver for a SATA CD-ROM
     guest: dict[str, Any] = {
         "domain": {
             "cpu": {"cores": spec.cpus,
@@ -269,6 +270,7 @@ def _affinity(settings: Settings, spec: InstanceSpec) -> dict[str, Any]:
 
 def _storage(settings: Settings, size: int) -> dict[str, Any]:
     chosen = {"storageClassName": settings.storage_class,
+              "volumeMode": settings.volume_mode,
               "accessModes": [settings.access_mode] if settings.access_mode else None}  # fmt: skip
     return {"resources": {"requests": {"storage": str(size)}},
             **{key: value for key, value in chosen.items() if value}}  # fmt: skip

@@ -34,6 +34,10 @@ class Settings(TargetSettings):
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] | None = None
     """Of all volumes; what CDI knows of the storage class if not given. Live migration needs
     `ReadWriteMany`."""
+    volume_mode: Literal["Block", "Filesystem"] | None = None
+    """Of all volumes; what CDI knows of the storage class if not given. With `Filesystem` before
+    KubeVirt 1.9 the cluster needs the feature gate `ExpandDisks`: else a machine's disk stays as
+    small as the image's."""
     upload_proxy: str | None = Field(
         default=None, pattern=r"^https://", examples=["https://cdi-uploadproxy.example.com"]
     )

@@ -110,9 +110,11 @@ class LibvirtPlatform:
         """List the domains with our tags, and volumes of ours that have no domain."""
         with self._pool("list machines") as (connection, pool):
             refresh(pool)
-            known = [*half_made(pool), *map(instance_of, connection.listAllDomains(0))]
-        found = {(one.cluster, one.node): one for one in known if one}
-        return [found[key] for key in sorted(found) if cluster in (None, key[0])]
+            domains = [one for one in map(instance_of, connection.listAllDomains(0)) if one]
+            made = {(one.cluster, one.node) for one in domains}
+            halves = [one for one in half_made(pool) if (one.cluster, one.node) not in made]
+        found = [one for one in (*domains, *halves) if cluster in (None, one.cluster)]
+        return sorted(found, key=lambda one: (one.cluster, one.node, one.id))
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
         """Make disk, seed and domain, in that order, and start it; or start the one that is there.
@@ -150,7 +152,7 @@ class LibvirtPlatform:
     def forget_user_data(self, instance: Instance) -> None:
         """Take the seed out of the drive, and remove it."""
         with self._pool(f"take the seed out of {instance.id}", instance) as (connection, pool):
-            domain = find_domain(connection, instance.cluster, instance.node)
+            domain = find_domain(connection, instance.cluster, instance.node, instance.id)
             if domain is not None:
                 change(domain, empty_drive_xml())
             drop_volume(pool, volume_prefix(instance.cluster, instance.node) + SEED)
@@ -158,10 +160,12 @@ class LibvirtPlatform:
     def delete(self, instance: Instance) -> None:
         """Remove the domain, with its firmware's variables, and then its volumes."""
         with self._pool(f"remove {instance.id}", instance) as (connection, pool):
-            domain = find_domain(connection, instance.cluster, instance.node)
+            domain = find_domain(connection, instance.cluster, instance.node, instance.id)
             if domain is not None:
                 end(domain)
-            drop_volumes(pool, instance.cluster, instance.node)
+            # A clone by hand has the same tags, under another name, and other volumes.
+            if instance.id == f"{instance.cluster}-{instance.node}":
+                drop_volumes(pool, instance.cluster, instance.node)
 
     @contextlib.contextmanager
     def _pool(

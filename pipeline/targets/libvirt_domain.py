@@ -149,7 +149,7 @@ def empty_drive_xml() -> str:
 
 
 def _drive(seed: str | None) -> ET.Element:
-    # A SATA CD-ROM (q35's own) would be invisible: the cloud kernel has no AHCI driver.
+    # Not SATA, q35's own: Debian 12's cloud kernel has no AHCI driver.
     drive = ET.Element("disk", type="file", device="cdrom")
     _add(drive, "driver", name="qemu", type="raw")
     if seed:

@@ -72,9 +72,9 @@ def half_made(pool: Any) -> list[Instance]:
     ]
 
 
-def find_domain(connection: Any, cluster: str, node: str) -> Any:
+def find_domain(connection: Any, cluster: str, node: str, name: str | None = None) -> Any:
     """Give the domain of a node, or None; one of that name that isn't ours is none."""
-    domain = _by_name(connection, f"{cluster}-{node}")
+    domain = _by_name(connection, name or f"{cluster}-{node}")
     tags = _tags(domain) if domain is not None else None
     return domain if tags and (tags["cluster"], tags["node"]) == (cluster, node) else None
 

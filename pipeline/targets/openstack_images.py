@@ -207,8 +207,8 @@ def properties(image: DiskImage, settings: Settings) -> dict[str, object]:
 def _hardware(wanted: Hardware) -> dict[str, str]:
     given = {
         "hw_disk_bus": wanted.disk_bus,
-        # Also for the config drive, a CD: Nova's default on q35 is SATA, for which Debian's cloud
-        # kernel has no driver.
+        # Also for the config drive, a CD: Nova's default on q35 is SATA, for which Debian 12's
+        # cloud kernel has no driver.
         "hw_scsi_model": "virtio-scsi",
         "hw_cdrom_bus": "scsi",
         "hw_vif_model": wanted.vif_model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -147,7 +148,9 @@ class ProxmoxPlatform:
                 f"{spec.name} is there, made of another image or user-data",
                 hint="`kubekiln destroy` it first",
             )
-        return there
+        # Asks the host itself: the list is ten seconds old.
+        self.start(there)
+        return replace(there, state="running")
 
     def start(self, instance: Instance) -> None:
         """Power it on unless it runs."""
@@ -184,8 +187,9 @@ class ProxmoxPlatform:
                 return  # gone; the number is another machine's now
             if self._api.get(doing, f"{path}/status/current")["status"] == "running":
                 self._api.wait(doing, self._api.post(doing, f"{path}/status/stop", {}))
-            parameters = {"purge": 1, "destroy-unreferenced-disks": 1}
-            self._api.wait(doing, self._api.delete(doing, path, **parameters))
+            # Not its unreferenced disks: on a storage that is shared they may be another machine's
+            # that had, or has, this number.
+            self._api.wait(doing, self._api.delete(doing, path, purge=1))
         except MissingError:
             return
 

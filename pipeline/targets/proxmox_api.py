@@ -18,13 +18,15 @@ from urllib.parse import urlsplit
 from kubekiln.errors import ConfigError, KubekilnError
 from kubekiln.secret import Secret
 from pipeline.targets.platform import Advance, TransientError
-from pipeline.targets.proxmox_errors import hint_of, proxmox_errors
+from pipeline.targets.proxmox_errors import hint_of, may_pass, proxmox_errors
 
 # A host may be busy with other people's disks when it answers.
 _TIMEOUT_S = 120
 _TASK_WITHIN_S = 7200.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 3.0
-_UNANSWERED = 3
+_UNANSWERED = 10
+# As long as pveproxy needs to start again.
+_UNANSWERED_WAIT_S = 1.0
 """So many questions in a row may stay without an answer before we stop waiting for a task."""
 
 _ENDPOINTS = ("PROXMOX_VE_ENDPOINT", "PROXMOX_URL", "PROXMOX_HOST")
@@ -134,6 +136,8 @@ class Api:
         status = self._end_of(doing, f"{path}/status")
         if status == "OK" or status.startswith("WARNINGS"):
             return
+        if may_pass(status):
+            raise TransientError(f"{doing}: {status}")
         raise KubekilnError(
             f"{doing}: {status}",
             where=task,
@@ -149,6 +153,7 @@ class Api:
                 unanswered += 1
                 if unanswered == _UNANSWERED:
                     raise
+                time.sleep(max(wait_s, _UNANSWERED_WAIT_S))
                 continue
             unanswered = 0
             if status.get("status") == "stopped":

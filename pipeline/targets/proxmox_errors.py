@@ -26,8 +26,9 @@ _LOG_IN = (
 # 595 to 599 are pveproxy's own: the host that it passes requests on to can't be reached.
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 502, 503, 504, 595, 596, 597, 598, 599})
 _PASSING = re.compile(
-    r"got timeout|can't lock file|is locked|no quorum|cluster not ready|got no worker upid"
-    r"|connection refused|interrupted by signal|temporarily unavailable",
+    r"got timeout|got lock (request )?timeout|can't lock file|is locked|no quorum"
+    r"|cluster not ready|got no worker upid|connection refused|interrupted by signal"
+    r"|temporarily unavailable",
     re.IGNORECASE,
 )
 _EXISTS = re.compile(r"(VM|CT) \d+ already exists", re.IGNORECASE)
@@ -89,9 +90,14 @@ def explain(doing: str, status: int, sentence: str) -> KubekilnError:
         return ExistsError(what)
     if status == 404 or _MISSING.search(sentence):
         return MissingError(what)
-    if status in _TRANSIENT_STATUSES or _PASSING.search(sentence):
+    if status in _TRANSIENT_STATUSES or may_pass(sentence):
         return TransientError(what)
     return KubekilnError(what, hint=hint_of(sentence) or _STATUS_HINTS.get(status, _default_hint()))
+
+
+def may_pass(sentence: str) -> bool:
+    """Tell whether the same may succeed if it is asked again, by what an answer or a task says."""
+    return bool(_PASSING.search(sentence))
 
 
 def hint_of(sentence: str) -> str | None:

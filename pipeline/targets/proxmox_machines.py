@@ -78,7 +78,7 @@ def disk_parameters(
 ) -> dict[str, Any]:
     """Describe the disk, a copy of the image, the CD with the seed, and etcd's own disk.
 
-    All on virtio-scsi: Debian's cloud kernel has no driver for a CD on SATA.
+    All on virtio-scsi: Debian 12's cloud kernel has no driver for a CD on SATA.
     """
     storage, options = settings.disk_storage, "discard=on,iothread=1,ssd=1"
     disks = {

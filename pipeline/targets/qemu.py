@@ -193,7 +193,7 @@ def qemu_command(machine: Machine, accelerator: Accelerator) -> list[str | Path]
         "cache=unsafe,discard=unmap",
         "-device", "virtio-blk-pci,drive=root,bootindex=1",
         *_etcd_drive(machine),
-        # A SATA CD-ROM (q35's own) would be invisible: the cloud kernel has no AHCI driver.
+        # Not SATA, q35's own: Debian 12's cloud kernel has no AHCI driver.
         "-device", "virtio-scsi-pci,id=scsi",
         "-drive", f"file={option(machine.seed_iso)},if=none,id=seed,format=raw,readonly=on,"
         "media=cdrom",

@@ -7,12 +7,11 @@ annotation has the payload: its last change gives it hardware, user-data and tha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
 
-from pydantic import Field
 from pyVmomi import vim
 
 from kubekiln.errors import KubekilnError, Problem
@@ -23,7 +22,6 @@ from pipeline.targets.platform import (
     Instance,
     InstanceSpec,
     RemoteImage,
-    TargetSettings,
 )
 from pipeline.targets.vsphere_access import Access, environment
 from pipeline.targets.vsphere_errors import GONE
@@ -50,6 +48,7 @@ from pipeline.targets.vsphere_machine import (
     PAYLOAD,
     ROLE,
     check_cards,
+    check_memory,
     check_size,
     console_of,
     disk_size,
@@ -58,52 +57,13 @@ from pipeline.targets.vsphere_machine import (
     image_tags,
     note,
     options,
+    profiles,
     unfinished_tags,
 )
 from pipeline.targets.vsphere_places import Places, find_folder, find_places, pick_host
 from pipeline.targets.vsphere_rules import keep_apart
 from pipeline.targets.vsphere_session import Session, session
-
-
-class Settings(TargetSettings):
-    """A vCenter, and where in its inventory images and machines go."""
-
-    type: Literal["vsphere"]
-    """A vCenter."""
-    datacenter: str = Field(examples=["Frankfurt"])
-    """Its name, with the folders it is in: `Europe/Frankfurt`."""
-    cluster: str = Field(examples=["Compute"])
-    """The cluster of hosts (or the host) that runs the machines."""
-    resource_pool: str = Field("", examples=["kubernetes"])
-    """The resource pool of that cluster; its own if not given."""
-    folder: str = Field(examples=["kubekiln"])
-    """The folder for machines, which is there already: `apps/kubekiln`. Give kubekiln one of its
-    own, and its user no rights elsewhere."""
-    template_folder: str = Field("", examples=["templates"])
-    """The folder for templates; that of the machines if not given."""
-    datastore: str = Field(examples=["vsanDatastore"])
-    """Where disks lie."""
-    networks: tuple[str, ...] = Field(min_length=1, examples=[["nodes", "storage"]])
-    """Port groups, the node network's first; the second is for the second card (`nics`) of every
-    node, and so on."""
-    hardware_version: int = Field(17, ge=13)
-    """Of the machines, as in `vmx-17`, which ESXi 7.0 knows; one that not all hosts know can't run
-    everywhere."""
-    storage_policy: str | None = Field(None, examples=["aa6d5a82-1c88-45da-85d3-3d74b91a5bad"])
-    """The id of a storage policy for the machines' disks (`govc storage.policy.ls`)."""
-    anti_affinity: bool = False
-    """Whether DRS keeps a cluster's masters on different hosts; needs the right to change the
-    cluster, and as many hosts as masters."""
-    console: bool = True
-    """Whether machines write their serial console to a file on the datastore, where
-    `kubekiln console` reads it; needs the right to low-level file operations."""
-    task_minutes: int = Field(30, ge=1)
-    """How long a task of the vCenter may take; copying a disk is the longest."""
-
-    @property
-    def folder_of_templates(self) -> str:
-        """Where templates are."""
-        return self.template_folder or self.folder
+from pipeline.targets.vsphere_settings import Settings as Settings
 
 
 class VSpherePlatform:
@@ -182,6 +142,7 @@ class VSpherePlatform:
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
         """Clone the template powered off, change all of it at once, and power it on."""
         check_cards(spec, len(self._settings.networks))
+        check_memory(spec)
         guest_info(spec)  # too much of it is an error before anything is there
         with self._session() as at:
             places = find_places(at, self._settings)
@@ -230,7 +191,9 @@ class VSpherePlatform:
                 destroy(at, places, machine, about)
             except GONE:
                 pass
-            self._keep_apart(at, places, instance.cluster)
+            # One of several that go at once: who goes last writes the rule.
+            with contextlib.suppress(*GONE):
+                self._keep_apart(at, places, instance.cluster)
 
     def _session(self) -> AbstractContextManager[Session]:
         access = Access.from_environment(self._environment)
@@ -266,13 +229,14 @@ class VSpherePlatform:
         where = vim.vm.RelocateSpec(
             pool=places.pool, datastore=places.datastore, folder=places.folder,
             host=pick_host(at, places),
-            profile=[vim.vm.DefinedProfileSpec(profileId=policy)] if policy else [],
+            profile=profiles(policy),
         )  # fmt: skip
         begun = vim.vm.ConfigSpec(annotation=note(unfinished_tags(spec)))
         how = vim.vm.CloneSpec(location=where, config=begun, powerOn=False, template=False)
         machine: vim.VirtualMachine = at.wait(template.CloneVM_Task(places.folder, spec.name, how))
         console = new_console(at.properties(machine, ABOUT)) if self._settings.console else None
-        wanted = finish(spec, devices_of(at, machine), places.backings(), console)
+        devices = devices_of(at, machine)
+        wanted = finish(spec, devices, places.backings(), console, policy=policy)
         at.wait(machine.ReconfigVM_Task(wanted))
         return machine
 

@@ -94,14 +94,12 @@ def instance_of(machine: vim.VirtualMachine, about: Mapping[str, Any]) -> Instan
 
 
 def _state(about: Mapping[str, Any], tags: Mapping[str, str]) -> tuple[InstanceState, str]:
-    connection = about.get("runtime.connectionState", _CONNECTED)
-    if connection != _CONNECTED:
-        return "failed", f"its host is {connection}"
     if PAYLOAD not in tags:
         return "failed", "it wasn't made to the end"
-    if about.get("runtime.powerState") == _ON:
-        return "running", ""
-    return "stopped", ""
+    # Not `failed`: it may well run, and be back with its host a moment later.
+    connection = about.get("runtime.connectionState", _CONNECTED)
+    detail = "" if connection == _CONNECTED else f"its host is {connection}"
+    return ("running" if about.get("runtime.powerState") == _ON else "stopped"), detail
 
 
 def power_on(at: Session, machine: vim.VirtualMachine) -> None:

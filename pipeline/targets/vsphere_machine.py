@@ -22,6 +22,7 @@ IMPORT, IMAGE, SHA256 = (f"{TAG_PREFIX}-{what}" for what in ("import", "image", 
 CONSOLE_FILE = "console.log"
 _CHANNEL = CHANNELS["vsphere"]
 _GIB = 1 << 30
+_MEMORY_STEP_MIB = 4
 # Of a SCSI bus; 7 is the controller's own.
 _UNITS = tuple(number for number in range(16) if number != 7)
 _NOTE = "Made by kubekiln, which finds it by these lines:"
@@ -90,10 +91,13 @@ def finish(
     devices: Iterable[vim.vm.device.VirtualDevice],
     networks: Sequence[vim.vm.device.VirtualDevice.BackingInfo],
     console: str | None,
+    *,
+    policy: str | None = None,
 ) -> vim.vm.ConfigSpec:
     """Change a clone into the node: all at once, so that its tags are there with all the rest."""
     there = list(devices)
-    changes = [*_grown(spec, there), *_etcd_disk(spec, there), *_cards(spec, there, networks)]
+    changes = [*_grown(spec, there), *_etcd_disk(spec, there, policy)]
+    changes += _cards(spec, there, networks)
     extra = guest_info(spec)
     if console:
         changes.append(_console(console))
@@ -129,6 +133,17 @@ def check_cards(spec: InstanceSpec, networks: int) -> None:
             "networks",
             where="networks",
             hint="name a port group for each card, the node network's first",
+        )
+
+
+def check_memory(spec: InstanceSpec) -> None:
+    """Raise KubekilnError for a size of memory that vSphere doesn't make."""
+    if spec.memory_mib % _MEMORY_STEP_MIB:
+        right = -(-spec.memory_mib // _MEMORY_STEP_MIB) * _MEMORY_STEP_MIB
+        raise KubekilnError(
+            f"{spec.node} has {spec.memory_mib} MiB of memory, vSphere takes multiples of "
+            f"{_MEMORY_STEP_MIB}",
+            hint=f"give it `memory_mib: {right}`",
         )
 
 
@@ -168,7 +183,7 @@ def _grown_disk(disk: vim.vm.device.VirtualDisk, gib: int) -> vim.vm.device.Virt
 
 
 def _etcd_disk(
-    spec: InstanceSpec, devices: Iterable[vim.vm.device.VirtualDevice]
+    spec: InstanceSpec, devices: Iterable[vim.vm.device.VirtualDevice], policy: str | None
 ) -> Iterator[vim.vm.device.VirtualDeviceSpec]:
     """Add an empty disk beside the template's, on the same controller."""
     if not spec.etcd_disk_gib:
@@ -184,7 +199,14 @@ def _etcd_disk(
         unitNumber=next(n for n in _UNITS if n not in taken),
         capacityInBytes=spec.etcd_disk_gib * _GIB, capacityInKB=spec.etcd_disk_gib * (_GIB >> 10),
     )  # fmt: skip
-    yield vim.vm.device.VirtualDeviceSpec(operation="add", fileOperation="create", device=disk)
+    yield vim.vm.device.VirtualDeviceSpec(
+        operation="add", fileOperation="create", device=disk, profile=profiles(policy)
+    )
+
+
+def profiles(policy: str | None) -> list[vim.vm.DefinedProfileSpec]:
+    """Name a storage policy, if there is one, as requests want it."""
+    return [vim.vm.DefinedProfileSpec(profileId=policy)] if policy else []
 
 
 def _cards(

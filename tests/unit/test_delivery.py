@@ -306,3 +306,16 @@ def test_user_data_that_is_still_needed_is_not_forgotten(tmp_path: Path) -> None
     assert len(platform.user_data) == 2
     with pytest.raises(KubekilnError, match="no machine lab-9 of lab"):
         to.forget("lab", ["lab-9"])
+
+
+def test_a_platform_that_says_it_removed_what_stays_is_not_asked_for_ever(tmp_path: Path) -> None:
+    platform = SimulatedPlatform()
+    to = delivery(tmp_path, platform)
+    to.boot(specs(tmp_path, 2), IMAGE)
+    asked: list[str] = []
+    platform.delete = lambda instance: asked.append(instance.id)  # type: ignore[method-assign]
+
+    with pytest.raises(KubekilnError, match="still there after it was removed: i-1, i-2"):
+        to.destroy("lab")
+
+    assert 2 <= len(asked) <= 10

@@ -113,6 +113,8 @@ def test_user_data_that_no_secret_takes_is_refused(spec: InstanceSpec) -> None:
         ("Provisioning", "Always", "starting"),
         ("ErrorUnschedulable", "Always", "starting"),
         ("DataVolumeError", "Always", "failed"),
+        # Restarted or drained: nothing to make anew, with another disk.
+        ("Stopping", "Always", "starting"),
         ("Running", "Halted", "stopped"),
     ],
 )

@@ -12,7 +12,7 @@ from kubekiln.errors import ConfigError, KubekilnError
 from kubekiln.secret import Secret
 from pipeline.targets.platform import InstanceSpec, TransientError
 from pipeline.targets.proxmox import Settings
-from pipeline.targets.proxmox_api import Credentials, Upload, find_credentials, find_endpoint
+from pipeline.targets.proxmox_api import Api, Credentials, Upload, find_credentials, find_endpoint
 from pipeline.targets.proxmox_errors import ExistsError, MissingError, explain
 from pipeline.targets.proxmox_machines import (
     disk_parameters,
@@ -194,3 +194,24 @@ def test_a_file_on_its_way_has_its_new_name_and_counts_what_is_read(tmp_path: Pa
         assert (file.name, file.read(2), file.read()) == ("new.qcow2", b"12", b"345")
 
     assert steps == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        # As tasks of Proxmox VE end: locks are taken by the worker, not by who answers.
+        ("can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout", TransientError),
+        ("cfs-lock 'storage-local-lvm' error: got lock request timeout", TransientError),
+        ("unable to create VM 100 - no space left on device", KubekilnError),
+    ],
+)
+def test_a_task_that_met_a_lock_may_be_asked_again(status: str, kind: type[Exception]) -> None:
+    api = object.__new__(Api)
+    answers = {"status": {"status": "stopped", "exitstatus": status}, "log": []}
+    api.get = lambda _doing, path, **_: answers[path.rpartition("/")[2]]  # type: ignore[method-assign]
+
+    with pytest.raises(kind) as raised:
+        api.wait("make m", "UPID:pve1:0000:00:00:qmcreate:100:root@pam:")
+
+    assert type(raised.value) is kind
+    assert status in str(raised.value)

@@ -14,12 +14,13 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from kubekiln.errors import ConfigError, KubekilnError, StorageError
-from pipeline.targets.platform import TransientError
+from pipeline.targets.platform import InstanceSpec, TransientError
 from pipeline.targets.vsphere import Settings
 from pipeline.targets.vsphere_access import Access
 from pipeline.targets.vsphere_errors import of_fault, translated
 from pipeline.targets.vsphere_import import renewed
-from pipeline.targets.vsphere_machine import note, read_note
+from pipeline.targets.vsphere_inventory import instance_of
+from pipeline.targets.vsphere_machine import check_memory, note, read_note
 from pipeline.targets.vsphere_session import split_path
 
 TERRAFORM = {"VSPHERE_SERVER": "vc.example", "VSPHERE_USER": "u@d", "VSPHERE_PASSWORD": "secret"}
@@ -103,6 +104,41 @@ def test_a_file_without_certificates_is_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"ca\.pem can't be read as certificates"):
         access.tls()
+
+
+@pytest.mark.parametrize(
+    ("about", "state"),
+    [
+        ({"runtime.powerState": "poweredOn"}, "running"),
+        ({"runtime.powerState": "poweredOff"}, "stopped"),
+        # It may well run; `failed` is made anew, with another disk.
+        ({"runtime.powerState": "poweredOn", "runtime.connectionState": "disconnected"}, "running"),
+        ({"config.annotation": "kubekiln-cluster: lab\nkubekiln-node: lab-1"}, "failed"),
+    ],
+)
+def test_a_machine_is_what_was_last_known_of_it(about: dict[str, Any], state: str) -> None:
+    tags = {"kubekiln-cluster": "lab", "kubekiln-node": "lab-1", "kubekiln-payload": "p"}
+    machine = vim.VirtualMachine("vm-1")
+
+    found = instance_of(machine, {"config.annotation": note(tags), **about})
+
+    assert found.state == state
+    if "runtime.connectionState" in about:
+        assert found.detail == "its host is disconnected"
+
+
+@pytest.mark.parametrize(("mib", "right"), [(2048, None), (2050, 2052)])
+def test_memory_is_what_vsphere_makes(tmp_path: Path, mib: int, right: int | None) -> None:
+    spec = InstanceSpec(
+        cluster="lab", node="lab-1", role="worker", seed_dir=tmp_path, seed_iso=tmp_path,
+        payload="p", macs=(), addresses=(), cpus=1, memory_mib=mib, disk_gib=8,
+    )  # fmt: skip
+    if right is None:
+        check_memory(spec)
+        return
+    with pytest.raises(KubekilnError, match="multiples of 4") as raised:
+        check_memory(spec)
+    assert str(right) in str(raised.value.problems[0].hint)
 
 
 def test_tags_survive_what_people_write_around_them() -> None:

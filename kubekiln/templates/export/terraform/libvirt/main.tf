@@ -113,7 +113,7 @@ resource "libvirt_domain" "node" {
   }
 
   devices = {
-    # Debian's cloud kernel has no driver for the SATA controller of this machine type.
+    # Debian 12's cloud kernel has no driver for the SATA controller of this machine type.
     controllers = [
       {
         type  = "scsi"
