@@ -68,7 +68,7 @@ def exposure(cluster: Cluster) -> str | None:
     return (
         f"note: the user-data of {cluster.name} holds private keys. {channel.title} keeps it, "
         f"readable by {channel.readable}; docs/secrets.md says how to protect it "
-        "(userdata.protect: age, url)"
+        f"(userdata.protect: {'age, url' if channel.carries_network else 'url'})"
     )
 
 

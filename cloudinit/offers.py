@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,24 +45,38 @@ class Answer:
     offer: Offer | None = None
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """How much of the journal was read, and of which file."""
+
+    inode: int = 0
+    size: int = 0
+    lines: int = 0
+
+
 class Offers:
     """The journal of one cluster; safe for several processes and threads."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
+        self._reading = threading.Lock()
+        self._known: dict[str, Offer] = {}
+        self._seen = _Seen()
 
     def read(self) -> dict[str, Offer]:
-        """Give what is offered, by the hash of its token."""
-        found: dict[str, Offer] = {}
-        for line in self._lines():
-            token = line["token"]
-            if line["event"] == "offered":
-                found[token] = Offer(line["node"], token, _time(line["expires"]))
-            elif token in found:
-                found[token] = replace(
-                    found[token], fetched=_time(line["time"]), by=line.get("by", "")
-                )
-        return found
+        """Give what is offered, by the hash of its token.
+
+        The journal only grows, by whole lines: what was read before is not read again.
+        """
+        with self._reading:
+            for line in self._new_lines():
+                token = line["token"]
+                if line["event"] == "offered":
+                    self._known[token] = Offer(line["node"], token, _time(line["expires"]))
+                elif token in self._known:
+                    fetched, by = _time(line["time"]), line.get("by", "")
+                    self._known[token] = replace(self._known[token], fetched=fetched, by=by)
+            return dict(self._known)
 
     def offer(self, tokens: Mapping[str, str], *, now: datetime, hours: int) -> list[str]:
         """Offer nodes' user-data by the hashes of their tokens; gives the nodes that are new here.
@@ -79,18 +94,10 @@ class Offers:
             self._offer(new, now=now, hours=hours)
         return sorted(new)
 
-    def offer_again(self, nodes: Iterable[str], *, now: datetime, hours: int) -> None:
-        """Offer what was offered last to these nodes once more; raises KubekilnError for others."""
+    def offer_again(self, tokens: Mapping[str, str], *, now: datetime, hours: int) -> None:
+        """Offer nodes' user-data once more, by the hashes of their tokens, fetched or not."""
         with self._alone():
-            last = {offer.node: offer.token for offer in self.read().values()}
-            unknown = sorted(set(nodes) - last.keys())
-            if unknown:
-                raise KubekilnError(
-                    f"nothing was offered to {', '.join(unknown)}",
-                    where=str(self.path),
-                    hint="rendering its cluster does; there are: " + ", ".join(sorted(last)),
-                )
-            self._offer({node: last[node] for node in nodes}, now=now, hours=hours)
+            self._offer(tokens, now=now, hours=hours)
 
     def take(self, token: str, *, by: str, now: datetime) -> Answer:
         """Judge a request by its token's hash; what is given counts as fetched from here on."""
@@ -133,20 +140,34 @@ class Offers:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _new_lines(self) -> list[dict[str, Any]]:
         try:
-            lines = self.path.read_text().split("\n")
+            with self.path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                if about.st_ino != self._seen.inode or about.st_size < self._seen.size:
+                    # Restored, or made anew.
+                    self._known, self._seen = {}, _Seen(about.st_ino)
+                file.seek(self._seen.size)
+                new = file.read()
         except FileNotFoundError:
-            return
-        for number, line in enumerate(lines[:-1], 1):
-            try:
-                yield dict(json.loads(line))
-            except ValueError as error:
-                raise KubekilnError(
-                    f"cannot make sense of a line of the journal: {error}",
-                    where=f"{self.path}:{number}",
-                    hint="restore it from a backup: without it, what was fetched is given again",
-                ) from error
+            self._known, self._seen = {}, _Seen()
+            return []
+        whole = new[: new.rfind(b"\n") + 1]
+        first = self._seen.lines + 1
+        lines = [self._parse(raw, at) for at, raw in enumerate(whole.splitlines(), first)]
+        seen = self._seen
+        self._seen = _Seen(seen.inode, seen.size + len(whole), seen.lines + len(lines))
+        return lines
+
+    def _parse(self, raw: bytes, number: int) -> dict[str, Any]:
+        try:
+            return dict(json.loads(raw))
+        except ValueError as error:
+            raise KubekilnError(
+                f"cannot make sense of a line of the journal: {error}",
+                where=f"{self.path}:{number}",
+                hint="restore it from a backup: without it, what was fetched is given again",
+            ) from error
 
 
 def _time(text: str) -> datetime:

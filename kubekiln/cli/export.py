@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from kubekiln.channel import DatasourceName
     from kubekiln.operations.export import Shipment
     from kubekiln.operations.exportfiles import Output
-    from kubekiln.paths import Project
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -23,7 +23,7 @@ Machines = Annotated[
     Literal["aws", "libvirt", "openstack"], typer.Option(help="What the example is to boot on.")
 ]
 Infrastructure = Annotated[
-    Literal["aws", "metal3", "openstack", "vsphere"],
+    Literal["metal3", "openstack", "vsphere"],
     typer.Option(help="The infrastructure provider."),
 ]
 
@@ -34,7 +34,7 @@ def terraform(output: Into, cluster: OfCluster = "solo", provider: Machines = "l
     from kubekiln.operations.exportterraform import PROVIDERS, write_terraform
     from kubekiln.progress import say
 
-    _, into, shipment = _begin(cluster, output)
+    into, shipment = _begin(cluster, output, PROVIDERS[provider].datasource, provider)
     write_terraform(into, shipment, provider)
     say(f"warning: the files hold keys; Terraform's state will hold {PROVIDERS[provider].state}")
     typer.echo(into.directory)
@@ -43,10 +43,10 @@ def terraform(output: Into, cluster: OfCluster = "solo", provider: Machines = "l
 @app.command()
 def ansible(output: Into, cluster: OfCluster = "solo", provider: Machines = "libvirt") -> None:
     """Write an inventory and the files it names and, once, an example playbook."""
-    from kubekiln.operations.exportansible import write_ansible
+    from kubekiln.operations.exportansible import PROVIDERS, write_ansible
     from kubekiln.progress import say
 
-    _, into, shipment = _begin(cluster, output)
+    into, shipment = _begin(cluster, output, PROVIDERS[provider].datasource, provider)
     write_ansible(into, shipment, provider)
     say("warning: the files hold keys")
     typer.echo(into.directory)
@@ -57,19 +57,22 @@ def cluster_api(
     output: Into, cluster: OfCluster = "solo", provider: Infrastructure = "openstack"
 ) -> None:
     """Write Machines with their bootstrap data and, once, an example kustomization."""
-    from kubekiln.operations.exportclusterapi import site_of, write_cluster_api
+    from kubekiln.operations.exportclusterapi import PROVIDERS, site_of, write_cluster_api
+    from kubekiln.paths import Project
     from kubekiln.progress import say
 
-    project, into, shipment = _begin(cluster, output)
-    write_cluster_api(into, shipment, site_of(project, cluster), provider)
+    into, shipment = _begin(cluster, output, PROVIDERS[provider].datasource, provider)
+    write_cluster_api(into, shipment, site_of(Project.find(), cluster), provider)
     say("warning: the files, and the Secrets made of them, hold the cluster's keys")
     typer.echo(into.directory)
 
 
-def _begin(cluster: str, output: Path) -> tuple[Project, Output, Shipment]:
+def _begin(
+    cluster: str, output: Path, datasource: DatasourceName, provider: str
+) -> tuple[Output, Shipment]:
     from kubekiln.operations.export import shipment_of
     from kubekiln.operations.exportfiles import open_output
     from kubekiln.paths import Project
 
-    project, into = Project.find(), open_output(output)
-    return project, into, shipment_of(project, cluster, "qcow2")
+    into, who = open_output(output), f"provider {provider}"
+    return into, shipment_of(Project.find(), cluster, "qcow2", datasource=datasource, who=who)

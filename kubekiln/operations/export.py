@@ -12,8 +12,9 @@ from kubekiln.channel import CHANNELS, DatasourceName
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.operations.exportfiles import Output
 from kubekiln.operations.prepare import load
-from kubekiln.operations.shipment import image_in, specs_of
+from kubekiln.operations.shipment import image_in, refuse_channel, specs_of
 from kubekiln.paths import Project
+from kubekiln.progress import say
 from pipeline.targets.platform import DiskImage, FormatName, InstanceSpec
 
 
@@ -26,9 +27,17 @@ class Shipment:
     nodes: tuple[InstanceSpec, ...]
 
 
-def shipment_of(project: Project, cluster: str, wanted: FormatName) -> Shipment:
-    """Bake the cluster's image (from the cache), and render its nodes."""
+def shipment_of(
+    project: Project, cluster: str, wanted: FormatName, *, datasource: DatasourceName, who: str
+) -> Shipment:
+    """Bake the cluster's image (from the cache), and render its nodes.
+
+    Raises ConfigError if the cluster expects its user-data by another way than `who` gives it.
+    """
     plan = load(project, cluster)
+    refuse_channel(plan, project.config_path("clusters", cluster), datasource, who=who)
+    if plan.cluster.userdata.protect == "age":
+        say("note: machines need their keys to the user-data by another way (docs/secrets.md)")
     image = image_in(project, plan, wanted)
     return Shipment(plan.cluster.name, image, tuple(specs_of(project, plan, image)))
 

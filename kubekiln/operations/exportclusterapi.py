@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -46,8 +46,8 @@ class Site:
     masters: frozenset[str]
     """Names of the nodes with an API server."""
     kubeconfig: Path
-    pools: Sequence[tuple[str, Path]] = ()
-    """Names of pools, and their user-data."""
+    pools: Sequence[tuple[str, str, Path]] = ()
+    """Names of pools, how their machines' names begin, and their user-data."""
 
 
 def site_of(project: Project, cluster: str) -> Site:
@@ -60,7 +60,10 @@ def site_of(project: Project, cluster: str) -> Site:
         api_port=known.api.port,
         masters=frozenset(node.name for node in known.masters),
         kubeconfig=rendered.admin_kubeconfig,
-        pools=tuple((pool.name, pool.user_data) for pool in rendered.pools),
+        pools=tuple(
+            (made.name, pool.name_prefix, made.user_data)
+            for made, pool in zip(rendered.pools, known.pools, strict=True)
+        ),
     )
 
 
@@ -75,9 +78,10 @@ class Infrastructure:
     cluster: Mapping[str, Any]
     machine: Callable[[InstanceSpec | None, DiskImage], Mapping[str, Any]]
     """The spec of a node's machine, or (None) of any machine of a pool."""
-    packed_by: Literal["us", "it"] | None = None
-    """Who compresses user-data: `us`, where the provider passes on any bytes; `it`, where it
-    compresses what it is given."""
+    is_packed: bool = False
+    """Whether it is given gzip: where the provider passes on any bytes."""
+    is_limited: bool = True
+    """Whether the datasource's limit is that of this provider."""
 
 
 def _openstack(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
@@ -103,19 +107,6 @@ def _vsphere(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
     return {"template": image.remote_name, "network": {"devices": cards}, **sizes, **more}
 
 
-def _aws(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
-    del image
-    # The user-data itself, not a stub that fetches it from Secrets Manager: that needs the AWS CLI.
-    plain = {"cloudInit": {"insecureSkipSecretsManager": True}, "ami": {"id": ""}}
-    if node is None:
-        return plain
-    wanted = {**plain, "rootVolume": {"size": node.disk_gib}}
-    if not node.etcd_disk_gib:
-        return wanted
-    disk = {"deviceName": "/dev/sdf", "size": node.etcd_disk_gib, "type": "gp3"}
-    return {**wanted, "nonRootVolumes": [disk]}
-
-
 def _metal3(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
     chosen = {"hostSelector": {"matchLabels": {"kubekiln-node": node.node}}} if node else {}
     about = {"url": f"http://images.example/{image.path.name}", "checksum": image.sha256,
@@ -125,17 +116,15 @@ def _metal3(node: InstanceSpec | None, image: DiskImage) -> Mapping[str, Any]:
 
 PROVIDERS: Mapping[str, Infrastructure] = MappingProxyType(
     {
-        "aws": Infrastructure(
-            "ec2", "v1beta2", "AWS",
-            {"controlPlaneLoadBalancer": {"loadBalancerType": "disabled"}}, _aws, packed_by="it",
-        ),
+        # Ironic gives it on a config drive, which has room.
         "metal3": Infrastructure(
-            "nocloud", "v1beta1", "Metal3", {"cloudProviderEnabled": False}, _metal3,
+            "openstack", "v1beta1", "Metal3", {"cloudProviderEnabled": False}, _metal3,
+            is_limited=False,
         ),
         "openstack": Infrastructure(
             "openstack", "v1beta1", "OpenStack",
             {"apiServerLoadBalancer": {"enabled": False}, "disableAPIServerFloatingIP": True,
-             "disableExternalNetwork": True}, _openstack, packed_by="us",
+             "disableExternalNetwork": True}, _openstack, is_packed=True,
         ),
         "vsphere": Infrastructure("vsphere", "v1beta1", "VSphere", {}, _vsphere),
     }
@@ -145,7 +134,8 @@ PROVIDERS: Mapping[str, Infrastructure] = MappingProxyType(
 def write_cluster_api(output: Output, shipment: Shipment, site: Site, provider: str) -> None:
     """Write the objects and, once, an example kustomization that completes them."""
     chosen = PROVIDERS[provider]
-    check_sizes(shipment.nodes, chosen.datasource, plain=chosen.packed_by is None)
+    if chosen.is_limited:
+        check_sizes(shipment.nodes, chosen.datasource, plain=not chosen.is_packed)
     secrets = list(_secrets(shipment, site, chosen))
     objects = [*_cluster(shipment, site, chosen), *_machines(shipment, site, chosen),
                *_pools(shipment, site, chosen)]  # fmt: skip
@@ -159,8 +149,8 @@ def _secrets(shipment: Shipment, site: Site, chosen: Infrastructure) -> Iterable
     for node in shipment.nodes:
         text = (node.seed_dir / "user-data").read_bytes()
         packed = node.user_data.reveal()
-        yield _secret(shipment, node.name, packed if chosen.packed_by == "us" else text)
-    for pool, user_data in site.pools:
+        yield _secret(shipment, node.name, packed if chosen.is_packed else text)
+    for pool, _prefix, user_data in site.pools:
         yield _secret(shipment, f"{shipment.cluster}-{pool}", user_data.read_bytes())
     # By this one Cluster API looks for the nodes in the cluster.
     document = yaml.safe_load(site.kubeconfig.read_bytes())
@@ -205,12 +195,14 @@ def _machines(shipment: Shipment, site: Site, chosen: Infrastructure) -> Iterabl
 
 def _pools(shipment: Shipment, site: Site, chosen: Infrastructure) -> Iterable[Object]:
     kind = f"{chosen.prefix}MachineTemplate"
-    for pool, _ in site.pools:
+    for pool, prefix, _user_data in site.pools:
         name = f"{shipment.cluster}-{pool}"
         labels = {_CLUSTER_LABEL: shipment.cluster, "kubekiln-pool": pool}
         about = {"name": name, "labels": labels}
         # None: how many there are is decided there, `kubectl scale machinedeployment`.
         spec = {"clusterName": shipment.cluster, "replicas": 0,
+                # A pool takes in nobody whose name begins otherwise (docs/pools.md).
+                "machineNaming": {"template": prefix + "{{ .random }}"},
                 "selector": {"matchLabels": labels},
                 "template": {"metadata": {"labels": labels},
                              "spec": _machine(shipment, site, kind, name)}}  # fmt: skip

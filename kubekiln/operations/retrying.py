@@ -58,9 +58,14 @@ class Patience:
             before_sleep=lambda state: say(f"{what}: {_reason(state)}; trying again"),
             reraise=True,
         )
+        failed: BaseException | None = None
         for attempt in attempts:
+            if failed is not None and self.ended.is_set():
+                raise failed  # tenacity wakes up for one more attempt
             with attempt:
                 return act(attempt.retry_state.attempt_number > 1)
+            outcome = attempt.retry_state.outcome
+            failed = outcome.exception() if outcome else None
         raise AssertionError("tenacity gives an attempt or raises")
 
 

@@ -33,7 +33,9 @@ from kubekiln.paths import Project
 
 # For a handshake, a request, an answer: a machine's whole user-data is a packet or ten.
 _TIMEOUT_S = 10.0
-_MOST_AT_ONCE = 64
+# Answers that are made at a time; who only holds a connection is in nobody's way.
+_MOST_AT_ONCE = 16
+_MOST_CONNECTED = 512
 _PATH = re.compile(r"/v1/([A-Za-z0-9_-]{43})")
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\[\]]+):(?P<port>\d{1,5})")
 Log = Callable[[str], None]
@@ -64,11 +66,23 @@ class Store:
             hint = f"`kubekiln cluster render {cluster.name}` does it"
             raise ConfigError(f"cluster {cluster.name} was not rendered yet", hint=hint)
         self.offers = Offers(self.state.directory)
+        if not self.offers.read():
+            # The authority that nodes are to trust would be made here, and be known to nobody.
+            hint = f"`kubekiln cluster render {cluster.name}` does it"
+            raise ConfigError(f"nothing of {cluster.name} was rendered to be fetched", hint=hint)
         self._keys_dir = project.keys_dir / cluster.name
 
     def offer_again(self, nodes: list[str]) -> None:
-        """Let nodes fetch once more what they were rendered last."""
-        self.offers.offer_again(nodes, now=_now(), hours=self.cluster.userdata.server_hours)
+        """Let nodes fetch once more what is rendered for them now; KubekilnError for others."""
+        now = {offer.node: offer.token for found in self.waiting().values() for offer in found}
+        if unknown := sorted(set(nodes) - now.keys()):
+            raise KubekilnError(
+                f"nothing was offered to {', '.join(unknown)}",
+                where=str(self.offers.path),
+                hint="rendering its cluster does; there are: " + ", ".join(sorted(now)),
+            )
+        hours = self.cluster.userdata.server_hours
+        self.offers.offer_again({node: now[node] for node in nodes}, now=_now(), hours=hours)
 
     def waiting(self) -> dict[str, list[Offer]]:
         """Sort the offers of what is rendered now: `waits`, `fetched`, `expired`."""
@@ -126,7 +140,7 @@ class UserDataServer(ThreadingHTTPServer):
         self.store, self.log = store, log
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._context = tls_context(store.state, store.cluster)
-        self._room = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        self.room = threading.BoundedSemaphore(_MOST_AT_ONCE)
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
@@ -143,10 +157,13 @@ class UserDataServer(ThreadingHTTPServer):
     def finish_request(self, request: object, client_address: object) -> None:
         """Shake hands, then let the handler answer."""
         assert isinstance(request, socket.socket)
-        with self._room:
-            request.settimeout(_TIMEOUT_S)
-            with self._context.wrap_socket(request, server_side=True) as tls:
-                super().finish_request(tls, client_address)
+        request.settimeout(_TIMEOUT_S)
+        with self._context.wrap_socket(request, server_side=True) as tls:
+            super().finish_request(tls, client_address)
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Turn away whoever comes when hundreds hold a connection: machines ask again."""
+        return threading.active_count() < _MOST_CONNECTED
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say what failed here; who doesn't speak our TLS, or hung up, asked for nothing."""
@@ -161,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert isinstance(self.server, UserDataServer)
-        reply = self.server.store.answer(self.path, str(self.client_address[0]))
+        with self.server.room:
+            reply = self.server.store.answer(self.path, str(self.client_address[0]))
         self.server.log(f"{_now():%H:%M:%S} {reply.note}")
         self.send_response(reply.status)
         self.send_header("Content-Type", "application/octet-stream")

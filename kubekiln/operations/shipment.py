@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cloudinit.datasource import exposure
 from cloudinit.links import further_macs
@@ -107,15 +108,21 @@ def plan_of(project: Project, cluster: str, to: Delivery) -> Plan:
     """
     plan, path = load(project, cluster), project.config_path("clusters", cluster)
     given = _CHANNEL_OF.get(to.platform.type, plan.cluster.datasource)
-    if given != plan.cluster.datasource:
-        source = Source(path)
-        raise ConfigError(
-            f"target {to.name} attaches user-data as datasource {given}, the cluster has "
-            f"{plan.cluster.datasource}",
-            where=source.where(("datasource",) if source.has(("datasource",)) else ()),
-            hint=f"write `datasource: {given}`, and an image that looks there",
-        )
+    refuse_channel(plan, path, given, who=f"target {to.name}")
     return plan
+
+
+def refuse_channel(plan: Plan, path: Path, given: DatasourceName, *, who: str) -> None:
+    """Raise ConfigError if a cluster expects its user-data by another way than it is given."""
+    if given == plan.cluster.datasource:
+        return
+    source = Source(path)
+    raise ConfigError(
+        f"{who} attaches user-data as datasource {given}, the cluster has "
+        f"{plan.cluster.datasource}",
+        where=source.where(("datasource",) if source.has(("datasource",)) else ()),
+        hint=f"write `datasource: {given}`, and an image that looks there",
+    )
 
 
 def image_in(project: Project, plan: Plan, wanted: FormatName) -> DiskImage:

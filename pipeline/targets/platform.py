@@ -166,7 +166,7 @@ def cannot_forget(instance: Instance, why: str) -> KubekilnError:
     """Say of a platform that it keeps user-data for as long as the machine is there."""
     return KubekilnError(
         f"{instance.cluster}-{instance.node}: {why}",
-        hint="`userdata.protect: age` or `url` gives the platform nothing that it could show "
+        hint="`userdata.protect: url` gives the platform nothing that it could show "
         "(docs/secrets.md)",
     )
 

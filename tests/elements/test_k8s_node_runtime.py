@@ -153,6 +153,7 @@ def test_the_metadata_address_is_closed_before_the_first_pod_and_tried_for_ever(
     assert {"kubelet.service", "kubekiln-kubeadm.service"} <= set(closing["Unit"]["Before"].split())
     assert closing["Unit"]["StartLimitIntervalSec"] == "0"
     assert (closing["Service"]["Restart"], closing["Service"]["RestartSec"]) == ("on-failure", "1")
+    assert closing["Service"]["RestartMode"] == "direct", "the kubelet waits meanwhile"
     assert closing["Service"]["ExecStart"].endswith(" /usr/lib/kubekiln/metadata.nft")
     assert not closing.has_section("Install"), "the role starts it, or doesn't"
 
@@ -162,7 +163,9 @@ def test_only_what_is_forwarded_is_kept_from_the_metadata_address() -> None:
     code = re.sub(r"#.*", "", rules)
 
     assert re.findall(r"hook (\w+)", code) == ["forward"]
-    assert {"169.254.169.254", "fd00:ec2::254"} <= set(re.findall(r"[0-9a-f:.]{7,}", code))
+    assert {"169.254.169.254", "fd00:ec2::254", "fd00:a9fe:a9fe::1"} <= set(
+        re.findall(r"[0-9a-f:.]{7,}", code)
+    )
     assert set(re.findall(r"table inet (\S+)", code)) == {"kubekiln-metadata"}
     assert "flush ruleset" not in code
 

@@ -153,7 +153,9 @@ def test_kustomize_completes_the_objects_and_every_field_is_known(
     kubeconfig, pool = tmp_path / "admin.kubeconfig", tmp_path / "pool"
     kubeconfig.write_text("current-context: lab\n")
     pool.write_text("#cloud-config\n")
-    site = Site("1.37.1", "10.80.0.5", 6443, frozenset({"lab-1"}), kubeconfig, (("more", pool),))
+    site = Site(
+        "1.37.1", "10.80.0.5", 6443, frozenset({"lab-1"}), kubeconfig, (("more", "more-", pool),)
+    )
     write_cluster_api(open_output(out), shipment, site, provider)
     link = tmp_path / "kubectl"
     link.symlink_to(programs["kubectl"])

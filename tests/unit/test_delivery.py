@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,13 @@ from kubekiln.operations.delivery import Delivery
 from kubekiln.operations.journal import Entry, Journal
 from kubekiln.operations.retrying import Patience
 from kubekiln.paths import Project
-from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, RemoteImage
+from pipeline.targets.platform import (
+    DiskImage,
+    Instance,
+    InstanceSpec,
+    RemoteImage,
+    TransientError,
+)
 from tests.support.platform import SimulatedPlatform
 
 IMAGE = RemoteImage("img-0", "kubekiln-debian-13-0123456789ab")
@@ -319,3 +326,18 @@ def test_a_platform_that_says_it_removed_what_stays_is_not_asked_for_ever(tmp_pa
         to.destroy("lab")
 
     assert 2 <= len(asked) <= 10
+
+
+def test_what_waits_to_be_tried_again_is_not_tried_after_an_interrupt() -> None:
+    patient = Patience(first_wait_s=30.0, longest_wait_s=30.0)
+    tried: list[bool] = []
+
+    def fail(again: bool) -> None:
+        tried.append(again)
+        threading.Timer(0.05, patient.ended.set).start()
+        raise TransientError("busy")
+
+    with pytest.raises(TransientError, match="busy"):
+        patient.try_to("it", fail)
+
+    assert tried == [False]

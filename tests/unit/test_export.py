@@ -20,10 +20,11 @@ from kubekiln.cli.main import app
 from kubekiln.errors import ConfigError
 from kubekiln.files import sha256_file
 from kubekiln.operations import exportansible, exportclusterapi, exportterraform
-from kubekiln.operations.export import Shipment
+from kubekiln.operations.export import Shipment, shipment_of
 from kubekiln.operations.exportclusterapi import Site, write_cluster_api
 from kubekiln.operations.exportfiles import Output, open_output
 from pipeline.targets.platform import DiskImage, InstanceSpec
+from tests.support.clusters import make_project
 
 KEY = "PRIVATE KEY of lab"
 
@@ -61,7 +62,9 @@ def site(tmp_path: Path) -> Site:
     kubeconfig.write_text(yaml.safe_dump({"current-context": "lab"}))
     pool = tmp_path / "pool"
     pool.write_text("#cloud-config\n")
-    return Site("1.37.1", "10.80.0.5", 6443, frozenset({"m1"}), kubeconfig, (("burst", pool),))
+    return Site(
+        "1.37.1", "10.80.0.5", 6443, frozenset({"m1"}), kubeconfig, (("burst", "burst-", pool),)
+    )
 
 
 def variables(directory: Path) -> Any:
@@ -234,7 +237,7 @@ def load_all(path: Path) -> list[Any]:
 def test_the_command_says_where_the_files_are_and_that_they_hold_keys(
     shipment: Shipment, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("kubekiln.operations.export.shipment_of", lambda *_: shipment)
+    monkeypatch.setattr("kubekiln.operations.export.shipment_of", lambda *_, **__: shipment)
     monkeypatch.setattr("kubekiln.operations.exportclusterapi.site_of", lambda *_: site)
     monkeypatch.setattr("kubekiln.paths.Project.find", lambda: None)
     directory = tmp_path / "out"
@@ -245,3 +248,12 @@ def test_the_command_says_where_the_files_are_and_that_they_hold_keys(
     assert str(directory) in result.stdout
     assert "hold" in result.stderr and "keys" in result.stderr
     assert (directory / ".kubekiln-export.json").is_file()
+
+
+def test_a_cluster_that_expects_its_user_data_elsewhere_is_refused(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+
+    with pytest.raises(ConfigError, match="provider openstack attaches user-data") as raised:
+        shipment_of(project, "solo", "qcow2", datasource="openstack", who="provider openstack")
+
+    assert "datasource: openstack" in str(raised.value.problems[0].hint)

@@ -6,6 +6,7 @@ What asks is the node's own program, over TLS on loopback.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -282,7 +283,8 @@ def test_a_line_that_was_cut_off_counts_as_not_written(site: Site) -> None:
     offers.path.write_text(whole + '{"time": "2026-')
 
     assert len(offers.read()) == 1
-    offers.offer_again(["lab-1"], now=datetime.now(UTC), hours=1)
+    (known,) = offers.read().values()
+    offers.offer_again({"lab-1": known.token}, now=datetime.now(UTC), hours=1)
     lines = offers.path.read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["offered", "offered"]
 
@@ -330,3 +332,55 @@ def test_a_port_that_is_taken_is_an_error_with_a_hint(site: Site) -> None:
         taken.listen()
         with pytest.raises(KubekilnError, match=f"cannot listen on 127.0.0.1 port {site.port}"):
             UserDataServer(store, "127.0.0.1", site.port, log=print)
+
+
+def test_what_is_offered_again_is_what_is_rendered_now(site: Site) -> None:
+    first = site.note()
+    with site.server():
+        site.fetch(first)
+    site.render(api={"extra_sans": ["k8s.example.com"]})
+    with site.server():
+        site.fetch(site.note())
+    site.render()
+    assert site.note() == first, "the rendering of before"
+
+    with site.server() as server:
+        server.store.offer_again(["lab-1"])
+        assert site.fetch(first)
+
+
+def test_the_journal_is_read_on_and_anew_when_it_was_restored(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    offers, other = Offers(tmp_path), Offers(tmp_path)
+    offers.offer({"a": "1"}, now=now, hours=1)
+    assert set(other.read()) == {"1"}
+    before = offers.path.read_bytes()
+
+    offers.offer({"b": "2"}, now=now, hours=1)
+    assert offers.take("1", by="10.0.0.1", now=now).verdict == "given"
+
+    assert other.read()["1"].by == "10.0.0.1"
+    assert set(other.read()) == {"1", "2"}
+    restored = offers.path.with_name("restored")
+    restored.write_bytes(before)
+    restored.replace(offers.path)
+    assert set(other.read()) == {"1"}
+    assert other.read()["1"].fetched is None
+
+
+def test_who_only_holds_connections_is_in_nobodys_way(site: Site) -> None:
+    note = site.note()
+    with site.server(), contextlib.ExitStack() as idle:
+        for _ in range(40):
+            idle.enter_context(socket.create_connection(("127.0.0.1", site.port)))
+
+        assert site.fetch(note)
+
+
+def test_a_server_before_the_first_rendering_of_its_kind_is_refused(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    render_cluster(make_cluster(), project=project)
+    server = {"protect": "url", "server": "https://127.0.0.1:1"}
+
+    with pytest.raises(ConfigError, match="nothing of lab was rendered to be fetched"):
+        Store(make_cluster(userdata=server), project)

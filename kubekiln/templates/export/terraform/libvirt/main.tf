@@ -29,7 +29,7 @@ resource "libvirt_volume" "image" {
 
   create = {
     content = {
-      url = abspath("${path.module}/${var.image_path}")
+      url = "${path.module}/${var.image_path}"
     }
   }
 }
@@ -53,6 +53,11 @@ resource "libvirt_volume" "root" {
     format = {
       type = var.image_format
     }
+  }
+
+  # Another payload is another machine: a disk that has its role takes no user-data any more.
+  lifecycle {
+    replace_triggered_by = [terraform_data.seed[each.key]]
   }
 }
 
@@ -80,7 +85,7 @@ resource "libvirt_volume" "seed" {
 
   create = {
     content = {
-      url = abspath("${path.module}/${each.value.seed_iso_path}")
+      url = "${path.module}/${each.value.seed_iso_path}"
     }
   }
 
@@ -110,6 +115,14 @@ resource "libvirt_domain" "node" {
     type         = "hvm"
     type_arch    = "x86_64"
     type_machine = "q35"
+  }
+
+  features = {
+    acpi = true
+  }
+
+  cpu = {
+    mode = var.domain_type == "kvm" ? "host-passthrough" : "maximum"
   }
 
   devices = {

@@ -129,6 +129,8 @@ def obtain(
         else:
             rest = (unseal or unseal_file)(root + SEALED_PATH)
         write_all(unpack(note, rest), root=root, own=own)
+        # All of it is on the disk before what it came in goes: a server gives it once.
+        os.sync()
     except ProtectedError as error:
         return [str(error)]
     except (OSError, KeyError) as error:
@@ -160,9 +162,16 @@ def fetch(note: Note, *, clock: Clock, tell: Callable[[str], None], waiting: Wai
 
     def trouble() -> str:
         answer = get(server, f"/{path}", context)
-        if answer.status == 200:
+        if answer.status == 200 and hashlib.sha256(answer.body).hexdigest() == note.sha256:
             got[:] = answer.body
             return ""
+        if answer.status == 200:
+            why = (
+                f"what {server} gave, {len(answer.body)} bytes, is not all of what was rendered for "
+                f"{note.owner}: `kubekiln serve {note.cluster} --again {note.owner}` lets it fetch "
+                "once more"
+            )
+            return f"waiting reason={quote(why)}"
         return explain(server, answer.status, answer.body, note)
 
     waiting.until(trouble)
