@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from kubekiln.errors import KubekilnError, Problem
-from pipeline.targets.aws_calls import Api, AwsError, Connection
+from pipeline.targets.aws_calls import Api, AwsBusyError, AwsError, Connection
 from pipeline.targets.aws_images import Images, by_tags, tags_of
 from pipeline.targets.aws_machines import (
     CLUSTER_TAG,
@@ -128,8 +128,7 @@ class AwsPlatform:
         one = str(made["InstanceId"])
         self._wait_running(one)
         if not self._settings.source_dest_check:
-            off = {"Value": False}
-            self._ec2("modify_instance_attribute", InstanceId=one, SourceDestCheck=off)
+            self._turn_check_off(one)
         return Instance(
             id=one, cluster=spec.cluster, node=spec.node, payload=spec.payload, state="running",
             addresses=addresses_of(made), detail=kind,
@@ -137,7 +136,13 @@ class AwsPlatform:
 
     def start(self, instance: Instance) -> None:
         """Start a machine; EC2 takes no offence if it runs."""
+        if not self._settings.source_dest_check:
+            self._turn_check_off(instance.id)
         self._ec2("start_instances", InstanceIds=[instance.id])
+
+    def _turn_check_off(self, one: str) -> None:
+        off = {"Value": False}
+        self._ec2("modify_instance_attribute", InstanceId=one, SourceDestCheck=off)
 
     def read_console(self, instance: Instance) -> str | None:
         """Give the last 64 KiB of the serial console, empty until EC2 has some of it."""
@@ -165,6 +170,9 @@ class AwsPlatform:
             try:
                 self._ec2.wait("instance_terminated", InstanceIds=[instance.id])
             except AwsError as error:
+                if not error.code:  # the waiter saw a state older than the one that we asked for
+                    what = error.problems[0].what
+                    raise AwsBusyError(f"{instance.id} is not gone yet: {what}") from error
                 if error.code not in _GONE:
                     raise
             return

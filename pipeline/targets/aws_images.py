@@ -196,7 +196,8 @@ class Images:
             ChecksumAlgorithm="SHA256",
             ChecksumAggregationMethod="LINEAR",
         )
-        self.ec2.wait("snapshot_completed", SnapshotIds=[snapshot])
+        # By filters: what is too new to be seen is an empty list then, and no error.
+        self.ec2.wait("snapshot_completed", Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])
 
     def _check(self, journal: UploadJournal, sums: Sums) -> None:
         try:
@@ -221,7 +222,7 @@ class Images:
         return RemoteImage(str(answer["ImageId"]), ami_name(image))
 
     def _usable(self, ami: RemoteImage) -> RemoteImage:
-        self.ec2.wait("image_available", ImageIds=[ami.id])
+        self.ec2.wait("image_available", Filters=[{"Name": "image-id", "Values": [ami.id]}])
         return ami
 
     def _gone_is_fine(self, action: str, **arguments: str) -> None:

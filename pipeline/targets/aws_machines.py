@@ -36,6 +36,9 @@ NODE_TAG = f"{TAG_PREFIX}-node"
 PAYLOAD_TAG = f"{TAG_PREFIX}-payload"
 
 _GIB = 1024
+# https://docs.aws.amazon.com/ebs/latest/userguide/ebs-volume-types.html
+_IOPS_PER_GIB = {"gp3": 500, "io1": 50, "io2": 1000}
+_LEAST_IOPS = {"gp3": 3000, "io1": 100, "io2": 100}
 # The first that EC2 recommends for a further volume; the machine sees an NVMe disk.
 _ETCD_DEVICE = "/dev/sdf"
 _FAMILIES: Final[Mapping[str, tuple[str, str, str, str]]] = {
@@ -171,9 +174,10 @@ def instance_of(found: Mapping[str, Any], *, wants_check: bool) -> Instance:
     """Read a machine of ours out of DescribeInstances."""
     tags, name = tags_of(found), found["State"]["Name"]
     state, detail = STATES[name], f"{found['InstanceType']}, {name}"
-    if found.get("SourceDestCheck", wants_check) and not wants_check:
-        # `create` was cut off between making it and that: made anew, it gets that as well.
-        state, detail = "failed", f"{detail}, with its source/destination check on"
+    has_check = found.get("SourceDestCheck", wants_check)
+    if state in ("starting", "running") and has_check and not wants_check:
+        # Not `failed`: it may be in use for long. `start` turns it off, also on one that runs.
+        state, detail = "stopped", f"{detail}, with its source/destination check on"
     return Instance(
         id=str(found["InstanceId"]),
         cluster=tags[CLUSTER_TAG],
@@ -219,8 +223,16 @@ def _volume(gib: int, settings: Settings) -> dict[str, Any]:
         "Encrypted": settings.encrypted,
         "DeleteOnTermination": True,
     }
-    for key, value in (("Iops", settings.volume_iops), ("Throughput", settings.volume_throughput),
+    for key, value in (("Iops", _iops(gib, settings)), ("Throughput", settings.volume_throughput),
                        ("KmsKeyId", settings.kms_key)):  # fmt: skip
         if value is not None:
             volume[key] = value
     return volume
+
+
+def _iops(gib: int, settings: Settings) -> int | None:
+    """Give as many as wanted, but no more than a volume of this size may have."""
+    if settings.volume_iops is None:
+        return None
+    most = _IOPS_PER_GIB[settings.volume_type] * gib
+    return min(settings.volume_iops, max(_LEAST_IOPS[settings.volume_type], most))

@@ -41,13 +41,14 @@ class Settings(TargetSettings):
     instance_profile: str | None = Field(None, examples=["k8s-node"])
     """An IAM instance profile, by name or ARN, for what runs on the machines."""
     volume_type: Literal["gp3", "gp2", "io1", "io2"] = "gp3"
-    """Of the root volume; its size is the node's `disk_gib`."""
+    """Of all volumes; their sizes are the node's `disk_gib` and `etcd.disk_gib`."""
     volume_iops: int | None = Field(None, ge=100, examples=[6000])
-    """Operations per second that the root volume is to have; without it the type's own."""
+    """Operations per second of each volume, or as many as its size allows; without it the type's
+    own, which io1 and io2 have none of."""
     volume_throughput: int | None = Field(None, ge=125, examples=[250])
-    """MiB/s that the root volume is to have, for gp3; without it 125."""
+    """MiB/s of each volume, for gp3 alone; without it 125."""
     encrypted: bool = True
-    """Encrypt root volumes."""
+    """Encrypt volumes."""
     kms_key: str | None = Field(None, examples=["alias/kubekiln"])
     """With which key (id, ARN or alias); without it the account's own for EBS."""
     upload_threads: int = Field(16, ge=1, le=128)
@@ -69,8 +70,21 @@ class Settings(TargetSettings):
         return self
 
     @model_validator(mode="after")
+    def _volumes_are_possible(self) -> Settings:
+        if self.volume_type in ("io1", "io2") and self.volume_iops is None:
+            raise invalid(f"{self.volume_type} has no IOPS of its own", at=("volume_type",),
+                          hint="say how many: `volume_iops`")  # fmt: skip
+        if self.volume_type == "gp2" and self.volume_iops is not None:
+            raise invalid("gp2's IOPS come from its size", at=("volume_iops",),
+                          hint="remove it, or take gp3")  # fmt: skip
+        if self.volume_type != "gp3" and self.volume_throughput is not None:
+            raise invalid("only gp3 has a throughput to set", at=("volume_throughput",),
+                          hint="remove it, or take gp3")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
     def _key_needs_encryption(self) -> Settings:
         if self.kms_key and not self.encrypted:
             raise invalid("kms_key without encryption", at=("kms_key",),
-                          hint="remove it, or `encrypted: false`")  # fmt: skip
+                          hint="remove it, or `encrypted: true`")  # fmt: skip
         return self

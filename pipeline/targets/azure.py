@@ -17,7 +17,7 @@ from pipeline.targets.azure_account import Account, Pace, open_account, resource
 from pipeline.targets.azure_blob import is_whole, remove, upload_disk
 from pipeline.targets.azure_errors import azure_errors
 from pipeline.targets.azure_fleet import AVAILABILITY_SET, SUBNET, Fleet
-from pipeline.targets.azure_images import ImageStore, image_store
+from pipeline.targets.azure_images import ImageStore, image_store, refuse_architecture
 from pipeline.targets.azure_machines import refuse_unfit
 from pipeline.targets.azure_settings import Settings
 from pipeline.targets.platform import (
@@ -83,7 +83,20 @@ class AzurePlatform:
 
     def upload(self, image: DiskImage, advance: Advance) -> RemoteImage:
         """Fill a page blob, going on where an earlier attempt ended; then make the image of it."""
-        blob = self._blob(image.remote_name)
+        refuse_architecture(self._settings, image)
+        blob, made = self._blob(image.remote_name), self.find_image(image)
+        if made is not None:
+            advance(image.size)  # by an attempt whose answer got lost
+        else:
+            self._send(blob, image, advance)
+            with azure_errors(f"make image {image.remote_name}"):
+                made = self._images.make(image, blob.url)
+        if not self._settings.keep_blob:
+            with azure_errors(f"remove the blob of {image.remote_name}"):
+                remove(blob)
+        return made
+
+    def _send(self, blob: BlobClient, image: DiskImage, advance: Advance) -> None:
         try:
             with azure_errors(f"upload {image.path.name}"):
                 self._fill(blob, image, advance)
@@ -94,11 +107,6 @@ class AzurePlatform:
             with suppress(KubekilnError), azure_errors("remove what was uploaded"):
                 remove(blob)
             raise
-        with azure_errors(f"make image {image.remote_name}"):
-            made = self._images.make(image, blob.url)
-            if not self._settings.keep_blob:
-                remove(blob)
-        return made
 
     def _fill(self, blob: BlobClient, image: DiskImage, advance: Advance) -> None:
         from azure.core.exceptions import ResourceExistsError
@@ -144,9 +152,8 @@ class AzurePlatform:
 
     def delete(self, instance: Instance) -> None:
         """Remove the machine with its cards and its disk."""
-        nics, disks = (instance.extra.get(kind, "").split() for kind in ("nics", "disks"))
         with azure_errors(f"remove {_name(instance)}"):
-            self._fleet.delete(_name(instance), nics, disks)
+            self._fleet.delete(instance)
 
     @cached_property
     def _account(self) -> Account:
@@ -158,7 +165,7 @@ class AzurePlatform:
 
     @cached_property
     def _fleet(self) -> Fleet:
-        return Fleet(self._settings, self._account)
+        return Fleet(self._settings, self._account, self._pace)
 
     def _blob(self, name: str) -> BlobClient:
         return self._account.container.get_blob_client(f"{name}.vhd")

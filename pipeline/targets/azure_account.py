@@ -62,10 +62,12 @@ class Account:
     compute: ComputeManagementClient
     network: NetworkManagementClient
     container: ContainerClient
+    scopes: tuple[str, ...]
+    """Of tokens for the Resource Manager of this cloud."""
 
     def token(self) -> None:
         """Ask for a token: fails as nothing else does where there are no credentials."""
-        self.credential.get_token("https://management.azure.com/.default")
+        self.credential.get_token(*self.scopes)
 
 
 def open_account(settings: Settings, pace: Pace) -> Account:
@@ -73,6 +75,7 @@ def open_account(settings: Settings, pace: Pace) -> Account:
     from azure.core import AzureClouds
     from azure.identity import DefaultAzureCredential
     from azure.mgmt.compute import ComputeManagementClient
+    from azure.mgmt.core.tools import get_arm_endpoints
     from azure.mgmt.network import NetworkManagementClient
     from azure.storage.blob import ContainerClient, LinearRetry
 
@@ -102,6 +105,7 @@ def open_account(settings: Settings, pace: Pace) -> Account:
                 backoff=pace.retry_s, retry_total=pace.retries, random_jitter_range=0
             ),
         ),
+        tuple(get_arm_endpoints(AzureClouds[cloud.name])["credential_scopes"]),
     )
 
 

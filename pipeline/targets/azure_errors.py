@@ -59,7 +59,8 @@ _TRANSIENT_CODES = frozenset({
     "RetryableErrorDueToAnotherOperation", "ServerBusy", "ServerTimeout",
     "StorageFailure/RetryableError", "TooManyRequests",
 })  # fmt: skip
-_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TOO_MANY = 429
+_TRANSIENT_STATUSES = frozenset({408, 425, _TOO_MANY, 500, 502, 503, 504})
 _STATUS_HINTS: Mapping[int, str] = MappingProxyType({
     401: _LOG_IN,
     403: _ROLES,
@@ -83,7 +84,7 @@ def _as_ours(error: AzureError, doing: str) -> KubekilnError:
     from azure.core import exceptions
 
     if isinstance(error, exceptions.HttpResponseError) and _status(error) is not None:
-        return explain(doing, _status(error), _code(error), _message(error))
+        return explain(doing, _status(error), code_of(error), _message(error))
     if isinstance(error, exceptions.ClientAuthenticationError):
         return KubekilnError(f"{doing}: {_message(error)}", hint=_LOG_IN)
     # The rest has no answer: not reached, cut off, broken off in the middle, not in time.
@@ -93,7 +94,9 @@ def _as_ours(error: AzureError, doing: str) -> KubekilnError:
 def explain(doing: str, status: int | None, code: str, message: str) -> KubekilnError:
     """Make our error of an answer's status, code and message."""
     what = f"{doing}: {code or status}: {message}" if message else f"{doing}: {code or status}"
-    if code in _TRANSIENT_CODES or (status in _TRANSIENT_STATUSES and code not in _HINTS):
+    # Too many requests to compute are 429 with the code that a quota has with another status.
+    may_pass = status in _TRANSIENT_STATUSES and (status == _TOO_MANY or code not in _HINTS)
+    if code in _TRANSIENT_CODES or may_pass:
         return TransientError(what)
     default = _STATUS_HINTS.get(status or 0, f"{_PAGE} explains what Azure refuses")
     return KubekilnError.of([Problem(what, hint=_HINTS.get(code, default))])
@@ -104,7 +107,8 @@ def _status(error: AzureError) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _code(error: AzureError) -> str:
+def code_of(error: AzureError) -> str:
+    """Give the code of an answer, or nothing."""
     # ARM puts it into the body (`error.code`), storage into a header (`error_code`).
     inner = getattr(error, "error", None)
     code = getattr(inner, "code", None) or getattr(error, "error_code", None) or ""

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from kubekiln.errors import ConfigError, KubekilnError
-from pipeline.targets.azure_account import Account, resource_id
+from pipeline.targets.azure_account import Account, Pace, resource_id
+from pipeline.targets.azure_errors import code_of
 from pipeline.targets.azure_machines import (
+    CLUSTER_TAG,
+    NODE_TAG,
     Place,
     Resource,
     disk_name,
@@ -25,6 +30,7 @@ from pipeline.targets.platform import Instance, InstanceSpec, RemoteImage
 # A machine counts as made for Azure when its cloud-init has reported itself, which takes a minute
 # or two. One that doesn't would be waited for until Azure's own limit of 40 minutes.
 _MADE_WITHIN_S = 600.0
+_RESERVED, _NIC_RESERVED_S = "NicReservedForAnotherVm", 240.0
 SUBNET = "Microsoft.Network/virtualNetworks/subnets"
 _SECURITY_GROUP = "Microsoft.Network/networkSecurityGroups"
 AVAILABILITY_SET = "Microsoft.Compute/availabilitySets"
@@ -33,7 +39,8 @@ AVAILABILITY_SET = "Microsoft.Compute/availabilitySets"
 class Fleet:
     """The machines of ours in one resource group."""
 
-    def __init__(self, settings: Settings, account: Account) -> None:
+    def __init__(self, settings: Settings, account: Account, pace: Pace) -> None:
+        self._pace = pace
         self._settings = settings
         self._group = settings.resource_group
         self._subscription = account.subscription
@@ -44,8 +51,12 @@ class Fleet:
 
     def list(self, cluster: str | None) -> Sequence[Instance]:
         """List machines, and parts of machines, that bear our tags."""
+        # Azure tells what a machine does one by one; with a list for scale sets only.
+        look = partial(self._machines.get, expand="instanceView")
+        ours = [m.name for m in self._machines.list(self._group) if NODE_TAG in (m.tags or {})]
+        found = (_found(look, self._group, name) for name in ours)
         return instances_of(
-            _plain(self._machines.list(self._group, expand="instanceView")),
+            [machine for machine in found if machine is not None],
             _plain(self._nics.list(self._group)),
             _plain(self._disks.list_by_resource_group(self._group)),
             cluster,
@@ -82,13 +93,36 @@ class Fleet:
             except ResourceNotFoundError:
                 return ""  # it wrote nothing yet
 
-    def delete(self, name: str, nics: Iterable[str], disks: Iterable[str]) -> None:
-        """Remove a machine, then what of its card and disk didn't go with it."""
-        self._machines.begin_delete(self._group, name).result()
-        for nic in nics:
-            self._nics.begin_delete(self._group, nic).result()
-        for disk in disks:
+    def delete(self, instance: Instance) -> None:
+        """Remove a machine, then what of its card and disks didn't go with it.
+
+        Raises KubekilnError for a machine of its name that doesn't bear its tags.
+        """
+        name = f"{instance.cluster}-{instance.node}"
+        there = _found(self._machines.get, self._group, name)
+        if there is not None:
+            tags = there.get("tags") or {}
+            if (tags.get(CLUSTER_TAG), tags.get(NODE_TAG)) != (instance.cluster, instance.node):
+                raise _in_the_way("machine", there)
+            self._machines.begin_delete(self._group, name).result()
+        for disk in instance.extra.get("disks", "").split():
             self._disks.begin_delete(self._group, disk).result()
+        for nic in instance.extra.get("nics", "").split():
+            self._delete_nic(nic)
+
+    def _delete_nic(self, nic: str) -> None:
+        """Remove a card; Azure keeps that of a machine that failed back for three minutes."""
+        from azure.core.exceptions import HttpResponseError
+
+        until = time.monotonic() + _NIC_RESERVED_S
+        while True:
+            try:
+                self._nics.begin_delete(self._group, nic).result()
+                return
+            except HttpResponseError as error:
+                if code_of(error) != _RESERVED or time.monotonic() > until:
+                    raise
+            time.sleep(self._pace.poll_s)
 
     def _make_nic(self, place: Place, spec: InstanceSpec) -> str:
         from azure.mgmt.network.models import NetworkInterface

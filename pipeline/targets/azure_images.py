@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _IMAGE_TAG = f"{TAG_PREFIX}-image"
 _SHA_TAG = f"{TAG_PREFIX}-sha256"
+_CONTROLLERS = {"name": "DiskControllerTypes", "value": "SCSI, NVMe"}
 _ARCHITECTURES = {"amd64": "x64", "arm64": "Arm64"}
 
 
@@ -152,6 +153,16 @@ class GalleryVersions:
         return resource_id(self._account.subscription, group, kind, name)
 
 
+def refuse_architecture(settings: Settings, image: DiskImage) -> None:
+    """Raise KubekilnError for an image of which Azure would make no machine."""
+    if image.architecture != "amd64" and (not settings.gallery or settings.generation == "V1"):
+        raise KubekilnError(
+            f"{image.remote_name} is for {image.architecture}, which Azure takes only into a "
+            "gallery, of generation V2",
+            hint="set `gallery`, and `size` (or `sizes`) of such machines: Standard_D2ps_v6",
+        )
+
+
 def version_of(digest: str) -> str:
     """Name a version after a digest: Azure's have three numbers of up to 31 bits."""
     return f"1.{int(digest[:7], 16)}.{int(digest[7:14], 16)}"
@@ -191,6 +202,8 @@ def definition_body(settings: Settings, image: DiskImage) -> dict[str, Any]:
                 "offer": image.name,
                 "sku": f"{settings.generation}-{image.architecture}",
             },
+            # Of the sixth generation on sizes have NVMe alone; Gen 1 has SCSI alone.
+            "features": [_CONTROLLERS] if settings.generation == "V2" else [],
         },
     }
 

@@ -26,7 +26,9 @@ from pipeline.targets.platform import (
 from pipeline.targets.spread import pick_for
 
 _CHANNEL = CHANNELS["azure"]
-_CLUSTER, _NODE, _PAYLOAD = (f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload"))
+CLUSTER_TAG, NODE_TAG, _PAYLOAD = (
+    f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload")
+)
 
 # https://learn.microsoft.com/azure/virtual-machines/states-billing
 _POWER: Mapping[str, InstanceState] = {
@@ -233,8 +235,8 @@ def _by_node(
     found: dict[tuple[str, str], list[Resource]] = {}
     for resource in resources:
         tags = resource.get("tags") or {}
-        if _CLUSTER in tags and _NODE in tags and cluster in (None, tags[_CLUSTER]):
-            found.setdefault((tags[_CLUSTER], tags[_NODE]), []).append(resource)
+        if CLUSTER_TAG in tags and NODE_TAG in tags and cluster in (None, tags[CLUSTER_TAG]):
+            found.setdefault((tags[CLUSTER_TAG], tags[NODE_TAG]), []).append(resource)
     return found
 
 
@@ -243,11 +245,14 @@ def _instance(
 ) -> Instance:
     first = (*machines, *nics, *disks)[0]
     tags = first["tags"]
-    state, detail = state_of(machines[0]) if machines else ("failed", "parts without a machine")
+    state, detail = "failed", "parts without a machine"
+    if machines:
+        # Disks get our tags when Azure has made the machine.
+        state, detail = state_of(machines[0], was_made=bool(disks))
     return Instance(
         id=first["id"],
-        cluster=tags[_CLUSTER],
-        node=tags[_NODE],
+        cluster=tags[CLUSTER_TAG],
+        node=tags[NODE_TAG],
         payload=tags.get(_PAYLOAD, ""),
         state=state,
         addresses=addresses_of(nics),
@@ -272,13 +277,18 @@ def addresses_of(nics: Iterable[Resource]) -> tuple[str, ...]:
     return tuple(address for address in found if address)
 
 
-def state_of(machine: Resource) -> tuple[InstanceState, str]:
-    """Read a machine's state: whether it was made, then whether it runs."""
+def state_of(machine: Resource, *, was_made: bool) -> tuple[InstanceState, str]:
+    """Read a machine's state: whether it was made, then whether it runs.
+
+    Its provisioning state is that of the last operation, which may have been a start.
+    """
     properties = machine.get("properties", {})
     provisioning = str(properties.get("provisioningState", "")).lower()
-    if provisioning in _PROVISIONING:
-        return _PROVISIONING[provisioning], provisioning
     statuses = (properties.get("instanceView") or {}).get("statuses") or []
     codes = [str(status.get("code", "")) for status in statuses]
     power = next((c.partition("/")[2] for c in codes if c.startswith("PowerState/")), "")
+    if provisioning == "failed" and was_made:
+        return _POWER.get(power, "stopped"), f"{power or 'state unknown'}, its last change failed"
+    if provisioning in _PROVISIONING:
+        return _PROVISIONING[provisioning], provisioning
     return _POWER.get(power, "starting"), power

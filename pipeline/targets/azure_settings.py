@@ -106,11 +106,9 @@ class Settings(TargetSettings):
     thrown away, and nobody gets in."""
     tags: Mapping[str, str] = Field(default_factory=dict, examples=[{"cost-centre": "42"}])
     """Further tags of all that is made."""
-    management_url: str | None = Field(
-        None, examples=["https://management.local.azurestack.external"]
-    )
-    """Of the Resource Manager, where it is none of Azure's own clouds (Azure Stack Hub)."""
-    blob_url: str | None = Field(None, examples=["https://images.blob.local.azurestack.external"])
+    management_url: str | None = Field(None, examples=["https://management.example.com"])
+    """Of the Resource Manager, where it is reached by another address than that of `cloud`."""
+    blob_url: str | None = Field(None, examples=["https://images.blob.example.com"])
     """Of the storage account's blobs, where its name doesn't say it."""
 
     def below(self, root: Path) -> Self:

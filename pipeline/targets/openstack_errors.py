@@ -32,7 +32,8 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CREDENTIALS = "check the entry in clouds.yaml, or OS_*; `openstack token issue` tries them"
 _HINTS: Mapping[int, str] = {
     401: _CREDENTIALS,
-    403: "the project's quota is used up, or the user's role is too small: `openstack quota show`",
+    403: "the project's quota is used up, or the user's role is too small: `openstack quota show`; "
+    "on a network of another project Neutron refuses MACs and addresses of one's own choice",
     404: "it was removed meanwhile, or belongs to another project or region",
     409: "something else uses the name, the address or the thing itself",
     413: "the storage is full, the project's quota is used up, or the image is larger than this "

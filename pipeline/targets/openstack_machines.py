@@ -96,8 +96,15 @@ class Machines:
             "SHELVED_OFFLOADED": compute.unshelve_server,
         }  # fmt: skip
         with asking(f"start {instance.cluster}-{instance.node}"):
-            way = ways.get(compute.get_server(instance.id).status)
-            if way:
+            status = str(compute.get_server(instance.id).status)
+            if status == "ERROR":
+                raise KubekilnError(
+                    f"{instance.cluster}-{instance.node} is in state ERROR",
+                    where=f"server {instance.id}",
+                    hint=f"`openstack server reboot --hard {instance.id}`; `kubekiln destroy` it "
+                    "if it is to be made anew",
+                )
+            if way := ways.get(status):
                 way(instance.id)
 
     def read_console(self, instance: Instance) -> str | None:
@@ -117,10 +124,13 @@ class Machines:
             self._wait_gone(name, instance.id)
         with asking(f"remove the ports of {name}"):
             for port in self._ports(name, instance.cluster, instance.node):
-                # One with another server on it is that one's.
-                if port.device_id in (None, "", instance.id):
+                # One with another server on it is that one's, if there is that.
+                if port.device_id in (None, "", instance.id) or self._is_gone(port.device_id):
                     self._client.network.delete_port(port.id, ignore_missing=True)
         self._remove_groups(instance.cluster)
+
+    def _is_gone(self, server_id: str) -> bool:
+        return if_there(lambda: self._client.compute.get_server(server_id)) is None
 
     def _find(self, spec: InstanceSpec) -> Server | None:
         with asking(f"look for machine {spec.name}"):
@@ -225,10 +235,18 @@ def _instance(server: Server) -> Instance:
         cluster=cluster,
         node=node,
         payload=payload,
-        state=_STATES.get(status, "starting"),
+        state=_state(server),
         addresses=tuple(str(one["addr"]) for addresses in networks for one in addresses),
         detail=f"{status}: {fault}" if fault else status,
     )
+
+
+def _state(server: Server) -> InstanceState:
+    status = str(server.status)
+    if status == "ERROR" and server.launched_at:
+        # It ran once, and has disks: nothing to make anew unasked.
+        return "stopped"
+    return _STATES.get(status, "starting")
 
 
 def _failed(tags: Mapping[str, str]) -> Instance:

@@ -81,7 +81,7 @@ class Settings(TargetSettings):
     boot_from: Literal["image", "volume"] = "image"
     """`volume` makes a Cinder volume of the node's `disk_gib`, which goes with the machine."""
     volume_type: Text | None = None
-    """Of that volume; the cloud's default if not given."""
+    """Of volumes (the one booted from, and etcd's); the cloud's default if not given."""
     config_drive: bool = True
     """Whether user-data comes on a drive of the machine too, which needs no metadata service."""
     availability_zone: Text | None = None
@@ -91,13 +91,3 @@ class Settings(TargetSettings):
     possible, `hard` or not at all. Makes a server group."""
     wait_s: int = Field(default=600, ge=1)
     """How long a machine's making, or its removal, is waited for."""
-
-    @model_validator(mode="after")
-    def _volume_has_type_only_if_there_is_one(self) -> Settings:
-        if self.volume_type and self.boot_from != "volume":
-            raise invalid(
-                "volume_type is given, but machines don't boot from volumes",
-                hint="boot_from: volume",
-                at=["volume_type"],
-            )
-        return self

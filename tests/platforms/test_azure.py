@@ -120,6 +120,27 @@ def test_what_an_earlier_attempt_left_is_read_back(
     assert rig.blobs() == [], "nothing that could be gone on with"
 
 
+def test_an_image_whose_making_nobody_heard_of_is_neither_sent_nor_made_again(
+    rig: AzureRig, image: DiskImage, pages: Pages
+) -> None:
+    platform = rig.connect()
+    made = platform.upload(image, lambda _n: None)
+    sent, done = len(pages.sent), list[int]()
+
+    assert platform.upload(image, done.append) == made
+
+    assert (len(pages.sent), sum(done)) == (sent, image.size)
+
+
+def test_an_image_for_arm_is_refused_where_it_would_boot_nothing(
+    rig: AzureRig, image: DiskImage, pages: Pages
+) -> None:
+    with pytest.raises(KubekilnError, match="takes only into a gallery"):
+        rig.connect().upload(replace(image, architecture="arm64"), lambda _n: None)
+
+    assert pages.sent == []
+
+
 def test_a_blob_begun_for_another_file_is_begun_anew(
     rig: AzureRig, image: DiskImage, pages: Pages, tmp_path: Path
 ) -> None:
@@ -319,6 +340,23 @@ def test_a_machine_of_somebody_else_with_the_same_name_is_left_alone(
         platform.create(spec, uploaded)
 
     rig.arm.get(made.id)["tags"] = tags
+
+
+def test_a_machine_whose_tags_somebody_took_away_is_not_removed(
+    rig: AzureRig, image: DiskImage, tmp_path: Path
+) -> None:
+    platform = rig.connect()
+    made = platform.create(make_spec(tmp_path, "lab-1"), platform.upload(image, lambda _n: None))
+    machine = rig.arm.resources[made.id.lower()]
+    tags, machine["tags"] = machine["tags"], {"owner": "somebody"}
+    (left,) = platform.list_instances()
+    assert left.state == "failed", "its parts are there without it"
+
+    with pytest.raises(KubekilnError, match="not by kubekiln"):
+        platform.delete(left)
+
+    assert made.id.lower() in rig.arm.resources
+    machine["tags"] = tags
 
 
 def test_a_machine_that_was_stopped_is_started(

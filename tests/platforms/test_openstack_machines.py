@@ -144,6 +144,39 @@ def test_a_machine_that_was_stopped_is_started(
     assert "node=lab-lab-1" in (platform.read_console(made) or "")
 
 
+def test_a_server_that_ran_once_is_not_made_anew_for_an_error(
+    cloud: OpenStackRig, uploaded: RemoteImage, spec: InstanceSpec
+) -> None:
+    platform = cloud.connect()
+    made = platform.create(spec, uploaded)
+    cloud.nova.servers[made.id] |= {
+        "status": "ERROR", "OS-SRV-USG:launched_at": "2026-11-23T06:00:00.000000",
+    }  # fmt: skip
+
+    (found,) = platform.list_instances()
+
+    assert found.state == "stopped"
+    with pytest.raises(KubekilnError, match="is in state ERROR") as raised:
+        platform.start(found)
+    assert "reboot --hard" in str(raised.value.problems[0].hint)
+
+
+def test_a_port_of_a_server_that_is_gone_is_removed(
+    cloud: OpenStackRig, uploaded: RemoteImage, spec: InstanceSpec
+) -> None:
+    platform = cloud.connect()
+    made = platform.create(spec, uploaded)
+    # By Nova alone, while Neutron was away: the port still names its server.
+    del cloud.nova.servers[made.id], cloud.nova.user_data[made.id]
+    (left,) = platform.list_instances()
+    assert left.state == "failed"
+
+    platform.delete(left)
+
+    assert platform.list_instances() == []
+    assert cloud.neutron.ports == {}
+
+
 def test_machines_of_others_are_none_of_our_business(
     cloud: OpenStackRig, uploaded: RemoteImage, spec: InstanceSpec
 ) -> None:

@@ -152,7 +152,9 @@ def test_a_profile_is_given_by_name_or_by_arn(spec: InstanceSpec) -> None:
         ("pending", True, True, "starting"),
         ("running", True, True, "running"),
         ("running", False, False, "running"),
-        ("running", True, False, "failed"),
+        # In use, maybe: `start` turns its check off.
+        ("running", True, False, "stopped"),
+        ("stopped", True, False, "stopped"),
         ("stopping", True, True, "stopped"),
         ("stopped", True, True, "stopped"),
         ("shutting-down", True, True, "failed"),
@@ -174,6 +176,18 @@ def test_what_ec2_calls_a_state_is_one_of_ours(
     assert (instance.id, instance.cluster, instance.node) == ("i-1", "lab", "lab-1")
     assert (instance.state, instance.payload) == (state, "p1")
     assert instance.addresses == ("10.80.0.11", "fd00::11")
+
+
+def test_a_small_volume_gets_as_many_iops_as_its_size_allows(spec: InstanceSpec) -> None:
+    small = replace(spec, disk_gib=20, etcd_disk_gib=8)
+    wanted = settings(volume_iops=6000, volume_throughput=250)
+
+    request = run_request(small, AMI, NETWORK, wanted, "m7i.large")
+
+    root, etcd = (mapping["Ebs"] for mapping in request["BlockDeviceMappings"])
+    assert (root["VolumeSize"], root["Iops"]) == (20, 6000)
+    assert (etcd["VolumeSize"], etcd["Iops"], etcd["Throughput"]) == (8, 4000, 250)
+    assert request["BlockDeviceMappings"][1]["DeviceName"] == "/dev/sdf"
 
 
 def test_arm_images_boot_by_uefi_alone(tmp_path: Path) -> None:
@@ -292,6 +306,9 @@ def test_the_first_failure_ends_what_is_done_side_by_side() -> None:
         ("tags: {kubekiln-node: x}", "tag 'kubekiln-node' is not yours to set"),
         ("tags: {Name: x}", "tag 'Name' is not yours to set"),
         ("encrypted: false\nkms_key: alias/k", "kms_key without encryption"),
+        ("volume_type: io2", "io2 has no IOPS of its own"),
+        ("volume_type: gp2\nvolume_iops: 3000", "gp2's IOPS come from its size"),
+        ("volume_type: gp2\nvolume_throughput: 250", "only gp3 has a throughput to set"),
         ("secret_access_key: x", "unknown key 'secret_access_key'"),
     ],
 )

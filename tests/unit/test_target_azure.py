@@ -145,7 +145,9 @@ def test_zones_and_an_availability_set_exclude_each_other() -> None:
     ("Succeeded", "running", "running"),
     ("Succeeded", "deallocated", "stopped"),
     ("Succeeded", "stopped", "stopped"),
-    ("Failed", "running", "failed"),
+    # What failed was its last start, or a change: it was made.
+    ("Failed", "running", "running"),
+    ("Failed", "deallocated", "stopped"),
     ("Deleting", "running", "failed"),
     ("Updating", "starting", "starting"),
 ])  # fmt: skip
@@ -155,7 +157,17 @@ def test_a_machines_state_is_whether_it_was_made_then_whether_it_runs(
     codes = [{"code": "ProvisioningState/x"}, {"code": f"PowerState/{power}"}]
     machine = resource("m", provisioningState=provisioning, instanceView={"statuses": codes})
 
-    assert state_of(machine)[0] == state
+    assert state_of(machine, was_made=True)[0] == state
+
+
+def test_a_machine_whose_making_failed_is_failed() -> None:
+    machine = resource("m", provisioningState="Failed")
+
+    assert state_of(machine, was_made=False) == ("failed", "failed")
+    (found,) = instances_of([machine], [resource("lab-lab-1-nic")], [], None)
+    assert found.state == "failed"
+    (found,) = instances_of([machine], [], [resource("lab-lab-1-os")], None)
+    assert found.state == "stopped", "its disk has our tags: it was made"
 
 
 def test_parts_without_a_machine_are_a_failed_machine() -> None:
@@ -191,6 +203,7 @@ def test_images_say_how_they_boot_and_where_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("status", "code", "transient"), [
     (503, "ServerBusy", True),
     (429, "TooManyRequests", True),
+    (429, "OperationNotAllowed", True),
     (409, "AnotherOperationInProgress", True),
     (400, "NicReservedForAnotherVm", True),
     (500, "", True),

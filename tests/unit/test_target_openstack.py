@@ -246,10 +246,9 @@ def test_a_body_that_is_sent_again_counts_and_hashes_once(tmp_path: Path) -> Non
         ({"networks": []}, "networks"),
         ({"networks": [{"name": "a", "port_security": False, "security_groups": ["b"]}]},
          "has no port security to allow anything"),
-        ({"volume_type": "ssd"}, "machines don't boot from volumes"),
         ({"password": "secret"}, "password"),
     ],
-    ids=["no-network", "no-port-security", "no-volume", "credentials"],
+    ids=["no-network", "no-port-security", "credentials"],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):

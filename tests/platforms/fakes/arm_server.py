@@ -81,6 +81,7 @@ class _ArmHandler(BaseHTTPRequestHandler):
         if found["group"] not in self.server.arm.groups:
             name = found["group"]
             raise ArmError(404, "ResourceGroupNotFound", f"Resource group '{name}' not found.")
+        self._expand = parse_qs(url.query).get("$expand", [""])[0]
         return self._resource(url.path, found["provider"], found["rest"].split("/"), body)
 
     def _resource(self, path: str, provider: str, parts: list[str], body: Any) -> None:
@@ -91,9 +92,13 @@ class _ArmHandler(BaseHTTPRequestHandler):
         if kind not in KINDS:
             raise ArmError(404, "InvalidResourceType", kind)
         if len(parts) % 2:
-            return self._answer(200, {"value": arm.list(path)})
+            if self._expand:
+                what = "Expand Instance View is only supported with a scale set's filter"
+                raise ArmError(400, "BadRequest", what)
+            return self._answer(200, {"value": [_without_view(one) for one in arm.list(path)]})
         if self.command == "GET":
-            return self._answer(200, arm.get(path))
+            found = arm.get(path)
+            return self._answer(200, found if self._expand else _without_view(found))
         if self.command == "DELETE":
             return self._delete(path, kind)
         if self.command == "PATCH":
@@ -199,3 +204,9 @@ def _token(resource: str) -> dict[str, object]:
 
 def _refusal(error: ArmError) -> dict[str, Any]:
     return {"error": {"code": error.code, "message": error.message}}
+
+
+def _without_view(resource: Any) -> Any:
+    """Leave out what is shown only to who expands it."""
+    properties = {k: v for k, v in resource.get("properties", {}).items() if k != "instanceView"}
+    return {**resource, "properties": properties}

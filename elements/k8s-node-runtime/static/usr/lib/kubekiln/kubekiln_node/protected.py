@@ -167,7 +167,7 @@ def fetch(note: Note, *, clock: Clock, tell: Callable[[str], None], waiting: Wai
             return ""
         if answer.status == 200:
             why = (
-                f"what {server} gave, {len(answer.body)} bytes, is not all of what was rendered for "
+                f"what {server} gave, {len(answer.body)} bytes, is not all that was rendered for "
                 f"{note.owner}: `kubekiln serve {note.cluster} --again {note.owner}` lets it fetch "
                 "once more"
             )
