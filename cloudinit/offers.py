@@ -21,6 +21,8 @@ from kubekiln.errors import KubekilnError
 from kubekiln.files import locked, make_dir, storage_errors
 
 NAME = "serve.journal"
+# Longer than a line, each of which has a time and a token of its own.
+_END = 512
 Verdict = Literal["given", "unknown", "expired", "gone"]
 
 
@@ -49,9 +51,10 @@ class Answer:
 class _Seen:
     """How much of the journal was read, and of which file."""
 
-    inode: int = 0
     size: int = 0
     lines: int = 0
+    end: bytes = b""
+    """Of what was read: the journal is the same one as long as that is where it was."""
 
 
 class Offers:
@@ -143,20 +146,20 @@ class Offers:
     def _new_lines(self) -> list[dict[str, Any]]:
         try:
             with self.path.open("rb") as file:
-                about = os.fstat(file.fileno())
-                if about.st_ino != self._seen.inode or about.st_size < self._seen.size:
+                file.seek(self._seen.size - len(self._seen.end))
+                if file.read(len(self._seen.end)) != self._seen.end:
                     # Restored, or made anew.
-                    self._known, self._seen = {}, _Seen(about.st_ino)
-                file.seek(self._seen.size)
+                    self._known, self._seen = {}, _Seen()
+                    file.seek(0)
                 new = file.read()
         except FileNotFoundError:
             self._known, self._seen = {}, _Seen()
             return []
         whole = new[: new.rfind(b"\n") + 1]
-        first = self._seen.lines + 1
+        first, seen = self._seen.lines + 1, self._seen
         lines = [self._parse(raw, at) for at, raw in enumerate(whole.splitlines(), first)]
-        seen = self._seen
-        self._seen = _Seen(seen.inode, seen.size + len(whole), seen.lines + len(lines))
+        end = (seen.end + whole)[-_END:]
+        self._seen = _Seen(seen.size + len(whole), seen.lines + len(lines), end)
         return lines
 
     def _parse(self, raw: bytes, number: int) -> dict[str, Any]:

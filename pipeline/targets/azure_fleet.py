@@ -53,7 +53,8 @@ class Fleet:
         """List machines, and parts of machines, that bear our tags."""
         # Azure tells what a machine does one by one; with a list for scale sets only.
         look = partial(self._machines.get, expand="instanceView")
-        ours = [m.name for m in self._machines.list(self._group) if NODE_TAG in (m.tags or {})]
+        listed = self._machines.list(self._group)
+        ours = [str(machine.name) for machine in listed if NODE_TAG in (machine.tags or {})]
         found = (_found(look, self._group, name) for name in ours)
         return instances_of(
             [machine for machine in found if machine is not None],

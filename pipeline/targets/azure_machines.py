@@ -245,10 +245,12 @@ def _instance(
 ) -> Instance:
     first = (*machines, *nics, *disks)[0]
     tags = first["tags"]
-    state, detail = "failed", "parts without a machine"
-    if machines:
-        # Disks get our tags when Azure has made the machine.
-        state, detail = state_of(machines[0], was_made=bool(disks))
+    # Disks get our tags when Azure has made the machine.
+    state, detail = (
+        state_of(machines[0], was_made=bool(disks))
+        if machines
+        else ("failed", "parts without a machine")
+    )
     return Instance(
         id=first["id"],
         cluster=tags[CLUSTER_TAG],

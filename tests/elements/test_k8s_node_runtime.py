@@ -113,7 +113,9 @@ def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
         line
         for line in (done.stdout + done.stderr).splitlines()
         # The distribution's own units aren't in this root.
-        if "not found" not in line or "kubekiln" in line.split(":")[-1]
+        if ("not found" not in line or "kubekiln" in line.split(":")[-1])
+        # Of systemd 254; the image's is 257, the host's may be older.
+        and "Unknown key 'RestartMode'" not in line
     ]
     assert said == []
 

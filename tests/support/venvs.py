@@ -26,7 +26,8 @@ def server_venv(name: str) -> Path:
         done = venv / "made"
         if not done.is_file():
             run(Command([sys.executable, "-m", "venv", "--clear", venv]))
-            words = ["-m", "pip", "-q", "install", "--require-hashes", "--no-deps", "-r", pins]
-            run(Command([venv / "bin" / "python", *words], timeout_s=900))
+            python = str(venv / "bin" / "python")
+            words = ["-m", "pip", "-q", "install", "--require-hashes", "--no-deps", "-r", str(pins)]
+            run(Command([python, *words], timeout_s=900))
             write_atomic(done, "")
     return venv / "bin"

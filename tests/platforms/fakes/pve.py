@@ -129,7 +129,11 @@ class Pve:
 
     def remove_volume(self, host: str, volume: str) -> str:
         files = self.storage(volume.partition(":")[0]).files
-        return self.begin(host, "imgdel", "", lambda: files.pop(volume, None) and None)
+
+        def act() -> None:
+            files.pop(volume, None)
+
+        return self.begin(host, "imgdel", "", act)
 
     def next_id(self) -> int:
         return next(number for number in range(100, 10**6) if number not in self.machines)
