@@ -456,9 +456,10 @@ def test_200_machines_with_lost_answers_are_all_there_none_twice_none_left(
 
 def all_machines(rig: AwsRig) -> list[tuple[str, str]]:
     """List node and state of every machine there ever was, in the order of their making."""
-    found = rig.admin("ec2").describe_instances()["Reservations"]
+    pages = rig.admin("ec2").get_paginator("describe_instances").paginate()
     return [
         ({t["Key"]: t["Value"] for t in i["Tags"]}["kubekiln-node"], i["State"]["Name"])
-        for r in found
+        for page in pages
+        for r in page["Reservations"]
         for i in r["Instances"]
     ]

@@ -251,9 +251,11 @@ class Pve:
 
     def _drive(self, vmid: int, value: str) -> str:
         file, *words = value.split(",")
+        if file == "none":
+            return value
         storage = self.storage(file.partition(":")[0])
         if "media=cdrom" in words:
-            if file != "none" and file not in storage.files:
+            if file not in storage.files:
                 raise TaskFailed(f"volume '{file}' does not exist")
             return value
         source = next((w.partition("=")[2] for w in words if w.startswith("import-from=")), "")

@@ -127,7 +127,7 @@ class LibvirtRig:
 
     def user_data(self, instance: Instance) -> bytes:
         seed = self.domain(instance.id).find("devices/disk[@device='cdrom']/source")
-        if seed is None:
+        if seed is None or "file" not in seed.attrib:  # an empty drive has an empty source
             return b""
         out, iso = io.BytesIO(), pycdlib.PyCdlib()
         iso.open(seed.attrib["file"])
