@@ -27,7 +27,6 @@ SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 # One boot under TCG with one CPU on a busy host; a KVM host needs a minute.
 BOOT_S = 1500.0
 VLAN = 120
-VIP = "10.80.0.10"
 FURTHER_NETWORK = "10.91.0"
 
 
@@ -138,9 +137,6 @@ class Running:
     target: str
     said: str
     nodes: list[str]
-    """Those with a kubelet."""
-    balancer: str | None = None
-    """A machine of its own before the API, if there is one."""
 
     def kubectl(self, *arguments: str, check: bool = True) -> Result:
         return self.lab.kubectl(self.name, *arguments, check=check)
@@ -163,9 +159,9 @@ def cluster(
 ) -> Iterator[Running]:
     """A cluster of one node on each target in turn.
 
-    The virtual one has its API behind a balancer, another machine, a tagged network, a further card
-    on another, and a disk for etcd; its clock is late at first. Of several emulated nodes on two
-    CPUs each takes a multiple of the time: `make e2e-vm`.
+    The virtual one has a tagged network, a further card on another, and a disk for etcd; its clock
+    is late at first.
+    Of several emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
     """
     target = str(request.param)
     if target == "nspawn" and os.geteuid() != 0:
@@ -173,10 +169,8 @@ def cluster(
     if target == "qemu" and not find_tool("qemu-system-x86_64"):
         pytest.skip("QEMU is not installed")
     name = f"lab-{target}"
-    nodes, balancer = lab.add_cluster(name), None
+    nodes = lab.add_cluster(name)
     if target == "qemu":
-        balancer = f"{name}-lb"
-        lab.edit_cluster(name, lambda config: add_balancer(config, balancer))
         lab.edit_cluster(name, add_networks)
         lab.edit_cluster(name, lambda config: config.update(etcd={"disk_gib": 2}))
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
@@ -184,16 +178,8 @@ def cluster(
         path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[-1]}")
         up = replace(up, env={**up.env, "PATH": path})
     said = run(up)
-    yield Running(lab, name, target, said.text, nodes, balancer)
+    yield Running(lab, name, target, said.text, nodes)
     lab.kubekiln("down", name)
-
-
-def add_balancer(config: dict[str, Any], name: str) -> None:
-    """Put another machine before the API, which has the virtual address."""
-    config["nodes"][0]["role"] = "master"
-    balancer = {"name": name, "role": "lb", "address": "10.80.0.31", "cpus": 1, "memory_mib": 1024}
-    config["nodes"].append(balancer)
-    config["api"]["vip"] = VIP
 
 
 def add_networks(config: dict[str, Any]) -> None:

@@ -48,8 +48,7 @@ def test_the_nodes_kubernetes_is_the_pinned_one(cluster: Running) -> None:
 def test_up_again_finds_everything_done(cluster: Running) -> None:
     again = cluster.lab.kubekiln("up", cluster.name, "--target", cluster.target)
 
-    machines = [*cluster.nodes, *filter(None, [cluster.balancer])]
-    assert again.stderr.count(b"runs already") == len(machines)
+    assert again.stderr.count(b"runs already") == len(cluster.nodes)
     assert "is Ready" in again.text
 
 
@@ -91,23 +90,10 @@ def test_the_nodes_network_is_tagged_and_a_further_card_leads_to_another(cluster
     assert "etcd is on ext4 of /dev/vdb" in heard
 
 
-def test_the_api_is_reached_through_another_machine(cluster: Running) -> None:
-    if cluster.balancer is None:
-        pytest.skip("one container machine; balancers of their own: test_examples.py")
-
-    doors = {
-        name: cluster.lab.machine(cluster.name, name).api_host_port
-        for name in (*cluster.nodes, cluster.balancer)
-    }
-    assert [name for name, port in doors.items() if port] == [cluster.balancer]
-    console = cluster.lab.machine(cluster.name, cluster.balancer).console_log
-    assert read_console(console).complete
-
-
-def test_status_shows_the_machines(cluster: Running) -> None:
+def test_status_shows_the_machine(cluster: Running) -> None:
     shown = cluster.lab.kubekiln("status", cluster.name).text
 
-    for name in (*cluster.nodes, *filter(None, [cluster.balancer])):
+    for name in cluster.nodes:
         line = next(line for line in shown.splitlines() if name in line)
         assert "running" in line
         assert "complete" in line
