@@ -72,15 +72,16 @@ fast: setup ## unit, golden, element and house tests; no network, no root
 check: setup ## lint + types + fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=3 lint type fast
 
-test: check ## everything but `platforms` and `e2e-vm`: check, then bake and boot for real
+test: check ## check, bake and boot for real, and the platforms whose servers need no installing
 	@$(MAKE) --no-print-directory e2e
+	@$(PYTEST) -v -m "not installs" tests/platforms
 
 # Without any cache the components compile for half an hour: no test is to wait for it.
 e2e: setup ## the bakes and boots alone
 	@$(KUBEKILN) image fetch
 	@$(PYTEST) -v tests/e2e
 
-platforms: setup ## image formats, and delivery to each platform's test server
+platforms: setup ## image formats, and delivery to every platform's test server
 	@$(KUBEKILN) image fetch
 	@$(PYTEST) -v tests/platforms
 

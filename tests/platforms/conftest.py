@@ -31,7 +31,22 @@ RIGS: dict[str, type[Rig]] = {
     "proxmox": ProxmoxRig,
     "vsphere": VSphereRig,
 }
+# What is tried on a server, or with a tool, that is installed first: `make test` leaves it to
+# `make platforms`.
+_INSTALLED = frozenset({"aws", "azure", "libvirt", "openstack", "vsphere"})
+_WITH_TOOLS = frozenset({"test_aws", "test_azure", "test_export"})
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs something to be installed, before anything is chosen by marks."""
+    here = Path(__file__).parent
+    for item in items:
+        params = getattr(item, "callspec", None)
+        server = params.params.get("server") if params is not None else None
+        if item.path.parent == here and (server in _INSTALLED or item.path.stem in _WITH_TOOLS):
+            item.add_marker(pytest.mark.installs)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
