@@ -11,6 +11,8 @@ from kubekiln.cli.run import cluster_name
 from kubekiln.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kubekiln.operations.destination import Destination
 
 Target = Annotated[
@@ -83,20 +85,20 @@ def forget(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> 
     """Have the platform remove the user-data of machines that have their role: seed, guestinfo."""
     name = cluster_name(cluster)
     forgotten = _destination(target).forget(name, nodes or ())
-    if not forgotten:
-        typer.echo(f"no machines of {name}")
-    for node in forgotten:
-        typer.echo(f"{node}: its user-data is gone from target {target}")
+    _say_of_each(forgotten, f": its user-data is gone from target {target}", cluster=name)
 
 
 def destroy(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
     """Remove the cluster's machines (or some) with their disks; image and state stay."""
     name = cluster_name(cluster)
-    removed = _destination(target).destroy(name, nodes or ())
-    if not removed:
-        typer.echo(f"no machines of {name}")
-    for node in removed:
-        typer.echo(f"{node} is gone")
+    _say_of_each(_destination(target).destroy(name, nodes or ()), " is gone", cluster=name)
+
+
+def _say_of_each(nodes: Sequence[str], said: str, *, cluster: str) -> None:
+    if not nodes:
+        typer.echo(f"no machines of {cluster}")
+    for node in nodes:
+        typer.echo(f"{node}{said}")
 
 
 def _destination(target: str) -> Destination:

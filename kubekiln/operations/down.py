@@ -23,19 +23,16 @@ def take_down(project: Project, cluster: str | None) -> list[str]:
     Gives the names of what was removed.
     """
     records = list_records(project.machines_dir, cluster)
-    remove(project, records)
+    remove(records)
     forget_contexts(project, cluster)
     return [f"{record.machine.cluster}/{record.machine.name}" for record in records]
 
 
-def remove(project: Project, records: Iterable[Record]) -> None:
-    """Stop and remove machines; a cluster's context goes with the last of them."""
+def remove(records: Iterable[Record]) -> None:
+    """Stop and remove machines, with their disks."""
     for record in records:
-        machine = record.machine
-        with step(f"Removing {machine.cluster}/{machine.name}"):
-            find_target(record.target).destroy(machine)
-        if not list_records(project.machines_dir, machine.cluster):
-            forget_contexts(project, machine.cluster)
+        with step(f"Removing {record.machine.cluster}/{record.machine.name}"):
+            find_target(record.target).destroy(record.machine)
 
 
 def forget_contexts(project: Project, cluster: str | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kubekiln.errors import KubekilnError
-from kubekiln.operations.down import remove
+from kubekiln.operations.down import forget_contexts, remove
 from kubekiln.operations.prepare import bake_image, load, render
 from kubekiln.operations.shipment import refuse_unknown
 from kubekiln.operations.up import (
@@ -81,9 +81,11 @@ class HostDestination:
         )
 
     def destroy(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[str]:
-        """Remove machines with their disks and seeds."""
+        """Remove machines with their disks and seeds; with the last one the cluster's context."""
         records = [r for r in self._records(cluster) if not nodes or r.machine.name in nodes]
-        remove(self.project, records)
+        remove(records)
+        if not list_records(self.project.machines_dir, cluster):
+            forget_contexts(self.project, cluster)
         return [record.machine.name for record in records]
 
     def _records(self, cluster: str | None) -> list[Record]:
