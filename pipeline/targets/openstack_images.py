@@ -40,6 +40,8 @@ _SHA256_OF_SDK = "owner_specified.openstack.sha256"
 _ARCHITECTURES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
 # docs.openstack.org/api-ref/image/v2: what a change of properties is called.
 _PATCH = "application/openstack-images-v2.1-json-patch"
+# Glance's lock of an image: the task that imports it (glance, spec "import-multi-stores").
+_IMPORT_RUNS = "os_glance_import_task"
 _FAILED = frozenset({"killed", "deleted", "pending_delete", "queued"})
 
 
@@ -137,7 +139,7 @@ class Images:
                     where=f"image {image_id}",
                     hint=f"`openstack image show {image_id}` may say why",
                 )
-            return now if now.status == "active" else None
+            return now if is_stored(now) else None
 
         stored = wait_until(
             look, what=f"ask for image {image.remote_name}", timeout_s=self._settings.wait_s
@@ -227,6 +229,14 @@ def _is_whole(found: Image, image: DiskImage) -> bool:
         and _property(found, _SHA256) == image.sha256
         and _property(found, _VERIFIED) in theirs
     )
+
+
+def is_stored(found: Image) -> bool:
+    """Tell whether Glance is done with an image's bytes, and so with its properties.
+
+    An import goes on when the image is active: what is changed meanwhile, it writes over.
+    """
+    return found.status == "active" and not _property(found, _IMPORT_RUNS)
 
 
 def _property(found: Image, key: str) -> str | None:

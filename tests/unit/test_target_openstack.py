@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openstack.image.v2.image import Image
 from pydantic import ValidationError
 
 from kubekiln.errors import KubekilnError
 from kubekiln.files import sha256_file
-from pipeline.targets.openstack_images import Body, properties
+from pipeline.targets.openstack_images import Body, is_stored, properties
 from pipeline.targets.openstack_request import (
     Flavor,
     check_cards,
@@ -64,6 +65,18 @@ def make_image(path: Path, content: bytes, **given: Any) -> DiskImage:
         virtual_size=len(content),
     )  # fmt: skip
     return replace(image, **given)
+
+
+@pytest.mark.parametrize(
+    ("status", "task", "stored"),
+    [("active", None, True), ("active", "task-1", False), ("importing", "task-1", False)],
+)
+def test_an_image_is_stored_once_its_import_has_ended(
+    status: str, task: str | None, stored: bool
+) -> None:
+    given = {"os_glance_import_task": task} if task else {}
+
+    assert is_stored(Image.new(status=status, **given)) is stored
 
 
 def test_user_data_that_nova_would_refuse_is_refused_before_anything_is_made(
