@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 
 
-def until(condition: Callable[[], object], *, what: str, timeout_s: float) -> None:
+def until(
+    condition: Callable[[], object], *, what: str, timeout_s: float, every_s: float = 0.1
+) -> None:
     """Return when `condition` holds; fails naming `what` when time is over."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not in {timeout_s:g} s: {what}"
-        time.sleep(0.1)
+        time.sleep(every_s)
