@@ -75,7 +75,7 @@ class Project:
         A cluster for which nobody wrote one may have a profile. Raises ConfigError naming what
         there is when nothing matches.
         """
-        if "/" in name or name.endswith((".yaml", ".yml")):
+        if is_path(name):
             path = Path(name)
             if path.is_file():
                 return path
@@ -89,13 +89,18 @@ class Project:
         raise ConfigError(
             f"no {kind.removesuffix('s')} named {name!r}",
             where=str(path),
-            hint=f"there are: {', '.join(known)}" if known else f"make {path}",
+            hint=f"there are: {', '.join(known)}; or give a path" if known else f"make {path}",
         )
 
     def config_names(self, kind: str) -> list[str]:
         """List the names that `config_path` finds, in order."""
         directories = [self.configs_dir / kind, *([self.state_dir] if kind == "clusters" else [])]
         return sorted({path.stem for d in directories for path in d.glob("*.yaml")})
+
+
+def is_path(name: str) -> bool:
+    """Tell a path of a config from the name of one."""
+    return "/" in name or name.endswith((".yaml", ".yml"))
 
 
 def age_identities_file() -> Path:

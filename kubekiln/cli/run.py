@@ -86,7 +86,7 @@ def up(
     from kubekiln.operations.prepare import load
     from kubekiln.operations.profile import Shape, find_or_make, resolve
     from kubekiln.operations.up import bring_up, choose_target
-    from kubekiln.paths import Project
+    from kubekiln.paths import Project, is_path
 
     project, shape = Project.find(), Shape(nodes, cpus, memory, disk)
     profile = (resolve if dry_run else find_or_make)(project, cluster, shape)
@@ -96,7 +96,7 @@ def up(
         return
     plan = load(project, str(profile.path))
     result = bring_up(project, plan, target_name=target_name, timeout_s=timeout, keep=keep)
-    _print_up(result)
+    _print_up(result, on=cluster if cluster and is_path(cluster) else result.cluster)
     if merge_kubeconfig:
         from kubekiln.cli.kubeconfig import merge_and_say
 
@@ -111,7 +111,7 @@ def _print_plan(project: Project, profile: Profile, target_name: str, merges: bo
     print_plan(plan, project)
 
 
-def _print_up(result: Up) -> None:
+def _print_up(result: Up, *, on: str) -> None:
     from kubekiln.progress import clock
 
     typer.echo(
@@ -123,7 +123,7 @@ def _print_up(result: Up) -> None:
     typer.echo("")
     typer.echo("or with the pinned kubectl, without setting anything:")
     typer.echo("")
-    typer.echo(f"  kubekiln kubectl --on {result.cluster} get pods --all-namespaces")
+    typer.echo(f"  kubekiln kubectl --on {on} get pods --all-namespaces")
     typer.echo("")
     typer.echo(f"`kubekiln down {result.cluster}` removes the machines.")
 
@@ -192,7 +192,7 @@ def kubectl(
     from kubekiln.operations.kubectl import run_kubectl
     from kubekiln.paths import Project
 
-    run_kubectl(Project.find(), cluster_name(on) if on else None, context.args)
+    run_kubectl(Project.find(), on, context.args)
 
 
 def cluster_name(given: str) -> str:

@@ -25,7 +25,6 @@ def tunnel(
     ] = None,
 ) -> None:
     """Forward a Service to a port of this host until Ctrl-C, and print its URL."""
-    from kubekiln.cli.run import cluster_name
     from kubekiln.operations.tunnel import find_tunnel, keep_open
     from kubekiln.paths import Project
     from kubekiln.progress import say
@@ -33,7 +32,7 @@ def tunnel(
     way = find_tunnel(
         Project.find(),
         service,
-        cluster=cluster_name(on) if on else None,
+        cluster=on,
         namespace=namespace,
         local=port,
     )

@@ -14,9 +14,9 @@ from cloudinit.rules import load_cluster
 from cloudinit.versions import component_versions
 from kubekiln.errors import ConfigError
 from kubekiln.operations.clusters import machine_dirs, which_cluster
-from kubekiln.operations.kubectl import admin_of
+from kubekiln.operations.kubectl import admin_for
 from kubekiln.operations.profile import DEFAULT, rewrite
-from kubekiln.paths import Project
+from kubekiln.paths import Project, is_path
 from kubekiln.process import run
 
 _USAGE = "--on CLUSTER"
@@ -93,14 +93,14 @@ def _kinds(addon: Addon) -> str:
 
 def _kept_name(name: str, addon: Addon) -> str:
     """Name an add-on so that it is found from anywhere: a path is kept as an absolute one."""
-    return str(addon.path.resolve()) if "/" in name or name.endswith((".yaml", ".yml")) else name
+    return str(addon.path.resolve()) if is_path(name) else name
 
 
 def _told(project: Project, cluster: Cluster, words: list[str], text: str) -> str | None:
     """Run kubectl with a manifest; None if the cluster has no machines."""
     if not machine_dirs(project, cluster.name):
         return None
-    admin = admin_of(project, cluster.name, usage=_USAGE)
+    admin = admin_for(project, cluster, usage=_USAGE)
     return run(admin.command(words, stdin=text.encode())).text
 
 

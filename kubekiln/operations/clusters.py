@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubekiln.errors import ConfigError
-from kubekiln.paths import Project
+from kubekiln.paths import Project, is_path
 
 if TYPE_CHECKING:
     from cloudinit.model import Cluster
@@ -48,10 +48,11 @@ def machine_dirs(project: Project, cluster: str) -> list[Path]:
 def which_cluster(project: Project, given: str | None, *, usage: str) -> str | None:
     """Give the cluster that is meant: the one named, or the only one that has machines.
 
-    None if there are no machines at all; raises ConfigError if several clusters have some.
+    It may be given by the path of its config. None if there are no machines at all; raises
+    ConfigError if several clusters have some, or if the config is wrong.
     """
     if given is not None:
-        return given
+        return _name_in(project, given) if is_path(given) else given
     running = sorted({p.parents[1].name for p in project.machines_dir.glob("*/*/machine.json")})
     if len(running) > 1:
         raise ConfigError("which cluster?", hint=f"{usage}, of: {', '.join(running)}")
@@ -72,6 +73,12 @@ def find_kubeconfig(project: Project, cluster: str | None, *, usage: str) -> Pat
     hint = f"there are: {names}" if known else "`kubekiln up` makes one"
     raise ConfigError(f"no cluster named {cluster!r} was rendered" if cluster else "no cluster yet",
                       hint=hint)  # fmt: skip
+
+
+def _name_in(project: Project, path: str) -> str:
+    from cloudinit.rules import load_cluster
+
+    return load_cluster(path, project).name
 
 
 def _load(project: Project, name: str) -> Cluster | None:

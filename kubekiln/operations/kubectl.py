@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from kubekiln.errors import ConfigError
 from kubekiln.operations.clusters import find_kubeconfig
-from kubekiln.paths import Project
+from kubekiln.paths import Project, is_path
 from kubekiln.process import Command, exec_replace
 
 if TYPE_CHECKING:
+    from cloudinit.model import Cluster
     from pipeline.lock import Architecture
 
 _TIMEOUT_S = 120.0
@@ -42,11 +43,24 @@ class Admin:
 
 
 def admin_of(project: Project, cluster: str | None, *, usage: str) -> Admin:
-    """Find the admin's kubeconfig and kubectl of a cluster (of the only one, if none is named)."""
+    """Find the admin's kubeconfig and kubectl of a cluster (of the only one, if none is named).
+
+    It is given by its name or by the path of its config.
+    """
     from cloudinit.rules import load_cluster
 
     kubeconfig = find_kubeconfig(project, cluster, usage=usage)
-    made = load_cluster(kubeconfig.parent.name, project)
+    # The config may be anywhere; a name leads to those of the project.
+    config = cluster if cluster and is_path(cluster) else kubeconfig.parent.name
+    return _admin(project, load_cluster(config, project), kubeconfig)
+
+
+def admin_for(project: Project, made: Cluster, *, usage: str) -> Admin:
+    """Find the admin's kubeconfig and kubectl of a cluster whose config was read."""
+    return _admin(project, made, find_kubeconfig(project, made.name, usage=usage))
+
+
+def _admin(project: Project, made: Cluster, kubeconfig: Path) -> Admin:
     kubectl = pinned_kubectl(project, image=made.image, version=made.kubernetes)
     return Admin(made.name, kubectl, kubeconfig)
 

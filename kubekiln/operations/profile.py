@@ -23,7 +23,7 @@ from kubekiln.errors import ConfigError, Problem
 from kubekiln.files import locked, make_dir, write_atomic
 from kubekiln.operations.clusters import known_clusters, machine_dirs
 from kubekiln.operations.ranges import free_host_port, free_node_network
-from kubekiln.paths import Project
+from kubekiln.paths import Project, is_path
 from pipeline.model import load_image
 
 DEFAULT = "solo"
@@ -79,7 +79,7 @@ def resolve(project: Project, name: str | None, shape: Shape) -> Profile:
     try:
         path = project.config_path("clusters", name)
     except ConfigError:
-        if not shape.is_given or _is_path(name):
+        if not shape.is_given or is_path(name):
             raise _unknown(project, name) from None
         return _made(project, name, shape, old=None)
     cluster = load_cluster(name, project)
@@ -217,12 +217,8 @@ def _option(key: str) -> str:
     return f"--{key.partition('_')[0]}"
 
 
-def _is_path(name: str) -> bool:
-    return "/" in name or name.endswith((".yaml", ".yml"))
-
-
 def _unknown(project: Project, name: str) -> ConfigError:
-    if _is_path(name):
+    if is_path(name):
         return ConfigError(f"no such file: {name}")
     there = ", ".join(project.config_names("clusters"))
     return ConfigError(

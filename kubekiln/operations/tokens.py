@@ -16,7 +16,7 @@ from cloudinit.model import Cluster
 from cloudinit.nodepool import NodePool
 from cloudinit.render import open_state
 from kubekiln.errors import ConfigError
-from kubekiln.operations.kubectl import admin_of
+from kubekiln.operations.kubectl import admin_for
 from kubekiln.paths import Project
 from kubekiln.process import run
 from kubekiln.secret import Secret
@@ -58,7 +58,7 @@ def apply_tokens(
     project: Project, cluster: Cluster, tokens: tuple[PoolToken, ...]
 ) -> Iterator[str]:
     """Give the tokens to the cluster's API; what it says, a line a token."""
-    admin = admin_of(project, cluster.name, usage="kubekiln cluster tokens CLUSTER --apply")
+    admin = admin_for(project, cluster, usage="kubekiln cluster tokens CLUSTER --apply")
     words = ["apply", "--server-side", "--force-conflicts", "--field-manager=kubekiln",
              "--filename=-"]  # fmt: skip
     yield from run(admin.command(words, stdin=manifest(tokens).reveal())).text.splitlines()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cloudinit.model import Cluster
 from cloudinit.rules import load_cluster
 from kubekiln.errors import ConfigError
 from kubekiln.operations import addons
@@ -45,11 +46,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Command]:
         found.append(command)
         return Result(0, b"configmap/hello serverside-applied\n")
 
-    def admin_of(_project: Project, cluster: str, **_more: Any) -> Admin:
-        return Admin(cluster, Path("/bin/kubectl"), Path("/state/admin.kubeconfig"))
+    def admin_for(_project: Project, cluster: Cluster, **_more: Any) -> Admin:
+        return Admin(cluster.name, Path("/bin/kubectl"), Path("/state/admin.kubeconfig"))
 
     monkeypatch.setattr(addons, "run", run)
-    monkeypatch.setattr(addons, "admin_of", admin_of)
+    monkeypatch.setattr(addons, "admin_for", admin_for)
     return found
 
 

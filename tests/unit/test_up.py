@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from cloudinit.rules import load_cluster
 from kubekiln.errors import KubekilnError
-from kubekiln.operations import up
+from kubekiln.operations import kubectl, up
 from kubekiln.operations.clusters import find_kubeconfig, which_cluster
 from kubekiln.operations.down import take_down
+from kubekiln.operations.kubectl import admin_of
 from kubekiln.operations.wait import Boot, ready_names
 from kubekiln.paths import Project
 from pipeline.targets import registry
 from pipeline.targets.machine import ConsoleReport, Machine, Phase, State
 from pipeline.targets.record import list_records, read_record, record_of, write_record
-from tests.support.clusters import make_cluster
+from tests.support.clusters import make_cluster, make_project
 from tests.support.machines import make_machine
 from tests.support.target import FakeTarget
 
@@ -241,6 +243,27 @@ def test_the_only_cluster_needs_no_naming(tmp_path: Path) -> None:
     assert find_kubeconfig(project, "b", usage="…").parent.name == "b"
     with pytest.raises(KubekilnError, match="which cluster"):
         find_kubeconfig(project, None, usage="…")
+
+
+def test_a_cluster_whose_config_lies_elsewhere_is_named_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path)
+    config = tmp_path / "elsewhere" / "mine.yaml"
+    config.parent.mkdir()
+    config.write_bytes(project.config_path("clusters", "solo").read_bytes())
+    made = load_cluster(str(config), project)
+    kubeconfig = project.state_dir / made.name / "admin.kubeconfig"
+    kubeconfig.parent.mkdir(parents=True)
+    kubeconfig.touch()
+    monkeypatch.setattr(kubectl, "pinned_kubectl", lambda *_, **given: Path(given["version"]))
+
+    admin = admin_of(project, str(config), usage="…")
+
+    assert (admin.cluster, admin.kubeconfig) == (made.name, kubeconfig)
+    assert admin.kubectl == Path(made.kubernetes)
+    with pytest.raises(KubekilnError, match="no such file"):
+        admin_of(project, str(config.with_name("other.yaml")), usage="…")
 
 
 def test_of_several_clusters_the_one_with_machines_is_meant(tmp_path: Path) -> None:
