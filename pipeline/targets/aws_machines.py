@@ -17,6 +17,7 @@ from ipaddress import (
 )
 from typing import Any, Final
 
+from kubekiln.channel import CHANNELS
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.aws_images import ROOT_DEVICE, tag_list, tags_of
 from pipeline.targets.aws_settings import Settings
@@ -28,8 +29,8 @@ from pipeline.targets.platform import (
     RemoteImage,
 )
 
-LONGEST_USER_DATA = 16_384
-"""Bytes before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html"""
+# Counted before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
+_CHANNEL = CHANNELS["ec2"]
 
 CLUSTER_TAG = f"{TAG_PREFIX}-cluster"
 NODE_TAG = f"{TAG_PREFIX}-node"
@@ -101,9 +102,9 @@ def instance_type_for(cpus: int, memory_mib: int, architecture: str) -> str:
 def refusals(spec: InstanceSpec, network: Network, settings: Settings) -> list[Problem]:
     """Say what of a node EC2 can't do, before it is asked for anything."""
     size, found = len(spec.user_data.reveal()), []
-    if size > LONGEST_USER_DATA:
+    if _CHANNEL.size is not None and size > _CHANNEL.size:
         found.append(Problem(
-            f"{spec.node}'s user-data is {size:,} bytes as gzip; EC2 takes {LONGEST_USER_DATA:,}",
+            f"{spec.node}'s user-data is {size:,} bytes as gzip; EC2 takes {_CHANNEL.size:,}",
             hint="keys of P-256 (pki.algorithm), container images baked into the image, "
             "user-data encrypted behind a one-time URL, or a platform with a seed disk",
         ))  # fmt: skip
