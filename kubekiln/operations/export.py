@@ -6,9 +6,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kubekiln.channel import CHANNELS, DatasourceName
+from kubekiln.channel import CHANNELS, DatasourceName, compress
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.operations.exportfiles import Output
 from kubekiln.operations.prepare import load
@@ -42,18 +43,25 @@ def shipment_of(
     return Shipment(plan.cluster.name, image, tuple(specs_of(project, plan, image)))
 
 
-def check_sizes(nodes: Sequence[InstanceSpec], platform: DatasourceName, *, plain: bool) -> None:
-    """Raise ConfigError, naming every node, where user-data is more than a platform takes.
+def payload(user_data: Path, *, plain: bool) -> bytes:
+    """Give what a tool hands on of a user-data: its gzip, or the text where it can't take that."""
+    text = user_data.read_bytes()
+    return text if plain else compress(text)
 
-    `plain`: the tool can't be given gzip.
-    """
+
+def payloads_of(nodes: Sequence[InstanceSpec], *, plain: bool) -> dict[str, bytes]:
+    """Give the payload of each node, by its name."""
+    return {node.node: payload(node.seed_dir / "user-data", plain=plain) for node in nodes}
+
+
+def check_sizes(payloads: Mapping[str, bytes], platform: DatasourceName, *, plain: bool) -> None:
+    """Raise ConfigError, naming every one, where payloads are more than a platform takes."""
     limit = CHANNELS[platform]
     problems = []
-    for node in nodes:
-        text = (node.seed_dir / "user-data").read_bytes()
-        size = limit.measure(len(text) if plain else len(node.user_data.reveal()))
+    for name, content in payloads.items():
+        size = limit.measure(len(content))
         if limit.size is not None and size > limit.size:
-            what = f"{node.node}: user-data is {size:,} bytes, {limit.title} takes {limit.size:,}"
+            what = f"{name}: user-data is {size:,} bytes, {limit.title} takes {limit.size:,}"
             hint = "P-256 keys and more preloaded into the image make it smaller"
             problems.append(Problem(what, hint=_PLAIN_HINT if plain else hint))
     if problems:

@@ -11,7 +11,13 @@ from typing import Any
 import yaml
 
 from kubekiln.channel import DatasourceName
-from kubekiln.operations.export import Shipment, check_sizes, image_facts, node_facts
+from kubekiln.operations.export import (
+    Shipment,
+    check_sizes,
+    image_facts,
+    node_facts,
+    payloads_of,
+)
 from kubekiln.operations.exportfiles import Output
 from pipeline.targets.platform import InstanceSpec
 
@@ -41,7 +47,8 @@ PROVIDERS: Mapping[str, Collection] = MappingProxyType(
 def write_ansible(output: Output, shipment: Shipment, provider: str) -> None:
     """Write inventory, variables and files and, once, a playbook with your own variables."""
     chosen = PROVIDERS[provider]
-    check_sizes(shipment.nodes, chosen.datasource, plain=chosen.plain)
+    payloads = payloads_of(shipment.nodes, plain=chosen.plain)
+    check_sizes(payloads, chosen.datasource, plain=chosen.plain)
     facts: dict[str, Any] = {"cluster": shipment.cluster, "image_name": shipment.image.remote_name}
     if chosen.has_image:
         facts |= image_facts(output, shipment.image)

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from kubekiln.channel import DatasourceName
-from kubekiln.operations.export import Shipment, check_sizes
+from kubekiln.operations.export import Shipment, check_sizes, payload, payloads_of
 from kubekiln.operations.exportfiles import Output
 from kubekiln.operations.prepare import load, render
 from kubekiln.paths import Project
@@ -134,9 +134,13 @@ PROVIDERS: Mapping[str, Infrastructure] = MappingProxyType(
 def write_cluster_api(output: Output, shipment: Shipment, site: Site, provider: str) -> None:
     """Write the objects and, once, an example kustomization that completes them."""
     chosen = PROVIDERS[provider]
+    plain = not chosen.is_packed
+    payloads = payloads_of(shipment.nodes, plain=plain) | {
+        pool: payload(user_data, plain=plain) for pool, _prefix, user_data in site.pools
+    }
     if chosen.is_limited:
-        check_sizes(shipment.nodes, chosen.datasource, plain=not chosen.is_packed)
-    secrets = list(_secrets(shipment, site, chosen))
+        check_sizes(payloads, chosen.datasource, plain=plain)
+    secrets = list(_secrets(shipment, site, payloads))
     objects = [*_cluster(shipment, site, chosen), *_machines(shipment, site, chosen),
                *_pools(shipment, site, chosen)]  # fmt: skip
     output.secret("secrets.yaml", _dump(secrets))
@@ -145,13 +149,9 @@ def write_cluster_api(output: Output, shipment: Shipment, site: Site, provider: 
     output.finish()
 
 
-def _secrets(shipment: Shipment, site: Site, chosen: Infrastructure) -> Iterable[Object]:
-    for node in shipment.nodes:
-        text = (node.seed_dir / "user-data").read_bytes()
-        packed = node.user_data.reveal()
-        yield _secret(shipment, node.name, packed if chosen.is_packed else text)
-    for pool, _prefix, user_data in site.pools:
-        yield _secret(shipment, f"{shipment.cluster}-{pool}", user_data.read_bytes())
+def _secrets(shipment: Shipment, site: Site, payloads: Mapping[str, bytes]) -> Iterable[Object]:
+    for name, content in payloads.items():
+        yield _secret(shipment, f"{shipment.cluster}-{name}", content)
     # By this one Cluster API looks for the nodes in the cluster.
     document = yaml.safe_load(site.kubeconfig.read_bytes())
     document["current-context"] = f"{shipment.cluster}-network"

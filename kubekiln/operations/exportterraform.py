@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from kubekiln.channel import DatasourceName
-from kubekiln.operations.export import Shipment, check_sizes, image_facts, node_facts
+from kubekiln.operations.export import (
+    Shipment,
+    check_sizes,
+    image_facts,
+    node_facts,
+    payloads_of,
+)
 from kubekiln.operations.exportfiles import Output
 
 _VARIABLES = "kubekiln.auto.tfvars.json"
@@ -41,7 +47,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
 def write_terraform(output: Output, shipment: Shipment, provider: str) -> None:
     """Write variables, files and, once, an example module."""
     chosen = PROVIDERS[provider]
-    check_sizes(shipment.nodes, chosen.datasource, plain=False)
+    check_sizes(payloads_of(shipment.nodes, plain=False), chosen.datasource, plain=False)
     variables = {
         "cluster": shipment.cluster,
         **(image_facts(output, shipment.image) if chosen.has_image else {}),

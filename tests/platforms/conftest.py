@@ -34,7 +34,7 @@ RIGS: dict[str, type[Rig]] = {
 # What is tried on a server, or with a tool, that is installed first: `make test` leaves it to
 # `make platforms`.
 _INSTALLED = frozenset({"aws", "azure", "libvirt", "openstack", "vsphere"})
-_WITH_TOOLS = frozenset({"test_aws", "test_azure", "test_export"})
+_WITH_TOOLS = frozenset({"test_aws", "test_azure", "test_export", "test_terraform"})
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test servers that are written in Go, each a module below tests/platforms/servers."""
+"""What tests build from Go modules: servers of ours (tests/platforms/servers), others' programs."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.files import locked, make_dir, sha256_bytes
@@ -34,13 +36,51 @@ def go_server(name: str) -> Path:
     return program
 
 
-def _build(sources: Path, out: Path) -> None:
+@dataclass(frozen=True)
+class GoProgram:
+    """A program of a module, which its hash pins, and whose own go.sum pins the rest."""
+
+    module: str
+    version: str
+    sum: str
+    """As in go.sum: `h1:…`."""
+    package: str = "."
+
+
+def go_program(wanted: GoProgram) -> Path:
+    """Build a program as its authors do, with the versions that their module names.
+
+    Kept in the user's cache; built once, which takes minutes.
+    """
+    base = make_dir(cache_dir() / "test-servers")
+    name = wanted.module.removesuffix("/v3").rpartition("/")[2]
+    program = base / f"{name}-{sha256_bytes(wanted.sum.encode())[:16]}"
+    with locked(base / f"{program.name}.lock"):
+        if not program.is_file():
+            new = program.with_suffix(".new")
+            _build(_download(wanted), new, package=wanted.package)
+            new.rename(program)
+    return program
+
+
+def _download(wanted: GoProgram) -> Path:
+    go = Go(install_toolchain(real_lock().toolchains.go) / "go", base=make_dir(cache_dir() / "go"))
+    module = f"{wanted.module}@{wanted.version}"
+    words: list[str | Path] = [go.program, "mod", "download", "-json", module]
+    about = json.loads(run(Command(words, cwd=go.base, env=go.environment(), timeout_s=600)).text)
+    assert about["Sum"] == wanted.sum, f"{module} is not what it was: {about['Sum']}"
+    return Path(about["Dir"])
+
+
+def _build(sources: Path, out: Path, *, package: str = ".") -> None:
     go = Go(_go_root(sources), base=make_dir(cache_dir() / "go"))
     # One package at a time: other tests run beside it.
-    words: list[str | Path] = ["build", "-mod=readonly", "-trimpath", "-p", "1", "-o", out, "."]
+    words: list[str | Path] = [
+        "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-p", "1", "-o", out, package,
+    ]  # fmt: skip
     run(
         Command(
-            ["nice", go.program, *words], cwd=sources, env=go.environment(), timeout_s=1800,
+            ["nice", go.program, *words], cwd=sources, env=go.environment(), timeout_s=3600,
             what_for="to build a test server",
         )
     )  # fmt: skip

@@ -180,6 +180,17 @@ def test_user_data_that_is_too_large_is_refused_before_anything_is_written(
     assert not directory.exists()
 
 
+def test_a_pools_user_data_is_held_against_the_limit_like_a_nodes(
+    shipment: Shipment, site: Site, tmp_path: Path
+) -> None:
+    pool = tmp_path / "large"
+    pool.write_text("# " + base64.b64encode(random.Random(1).randbytes(60_000)).decode())
+    large = replace(site, pools=(("burst", "burst-", pool),))
+
+    with pytest.raises(ConfigError, match="^error: burst: user-data is"):
+        write_cluster_api(Output(tmp_path / "out"), shipment, large, "openstack")
+
+
 def test_ansible_finds_every_host_below_its_role(shipment: Shipment, tmp_path: Path) -> None:
     directory = tmp_path / "out"
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does OpenTofu make a cluster's machines of the module that `export terraform` writes?
+
+With OpenStack's own provider, on a real Keystone and Glance and contract fakes of Nova and Neutron.
+Both programs are built from their Go modules, which takes a quarter of an hour once.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kubekiln.operations.export import Shipment
+from kubekiln.operations.exportfiles import open_output
+from kubekiln.operations.exportterraform import write_terraform
+from kubekiln.process import Command, Result, run
+from pipeline.targets.platform import DiskImage
+from tests.platforms.conftest import USER_DATA, make_spec
+from tests.platforms.rigs.openstack import OpenStackRig
+from tests.platforms.rigs.rig import Rig
+from tests.support.gobuild import GoProgram, go_program
+
+BUILD_S = 3600
+pytestmark = [
+    pytest.mark.platforms,
+    pytest.mark.timeout(BUILD_S),
+    pytest.mark.parametrize("server", ["openstack"], indirect=True),
+]
+
+TOFU = GoProgram(
+    "github.com/opentofu/opentofu", "v1.12.6",
+    "h1:0VT4P8pMmGcCUnQ9JDrJ+Qg2d35Vzm4FFd/9+H7oF98=", "./cmd/tofu",
+)  # fmt: skip
+PROVIDER = GoProgram(
+    "github.com/terraform-provider-openstack/terraform-provider-openstack/v3", "v3.4.0",
+    "h1:Ap8gvameIY5ZM7CMh7fngP/VoIyeupzKX3izoyfp9yg=",
+)  # fmt: skip
+# Where `tofu init` looks for a provider in a mirror of the file system.
+_IN_MIRROR = "registry.opentofu.org/terraform-provider-openstack/openstack/3.4.0/linux_amd64"
+
+_INSTALLATION = """\
+provider_installation {
+  filesystem_mirror {
+    path = "%s"
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Tofu:
+    """OpenTofu in one directory, with one provider and no network."""
+
+    directory: Path
+    mirror: Path
+
+    def __call__(self, *words: str, check: bool = True) -> Result:
+        config = self.mirror.with_name("tofu.rc")
+        config.write_text(_INSTALLATION % self.mirror)
+        env = {"TF_CLI_CONFIG_FILE": str(config), "OS_CLOUD": "lab", "TF_IN_AUTOMATION": "1",
+               "CHECKPOINT_DISABLE": "1"}  # fmt: skip
+        argv = [go_program(TOFU), *words, "-no-color"]
+        return run(Command(argv, cwd=self.directory, env=env, timeout_s=300), check=check)
+
+    def has_nothing_to_do(self) -> bool:
+        """Plan again: 0 nothing, 2 something (`-detailed-exitcode`)."""
+        return self("plan", "-input=false", "-detailed-exitcode", check=False).returncode == 0
+
+
+@pytest.fixture
+def cloud(rig: Rig) -> OpenStackRig:
+    return cast("OpenStackRig", rig)
+
+
+@pytest.fixture
+def tofu(tmp_path: Path) -> Tofu:
+    mirror = tmp_path / "mirror"
+    (mirror / _IN_MIRROR).mkdir(parents=True)
+    program = mirror / _IN_MIRROR / "terraform-provider-openstack_v3.4.0"
+    program.symlink_to(go_program(PROVIDER))
+    return Tofu(tmp_path / "out", mirror)
+
+
+def test_the_module_boots_the_cluster_and_takes_it_away(
+    cloud: OpenStackRig, images: tuple[DiskImage, DiskImage], tofu: Tofu, tmp_path: Path
+) -> None:
+    first, second = (make_spec(tmp_path, name) for name in ("lab-1", "lab-2"))
+    nodes = (first, replace(second, etcd_disk_gib=8))
+    write_terraform(open_output(tofu.directory), Shipment("lab", images[0], nodes), "openstack")
+    (tofu.directory / "site.auto.tfvars.json").write_text(json.dumps(site(cloud)))
+
+    tofu("init", "-input=false")
+    tofu("validate")
+    tofu("apply", "-input=false", "-auto-approve")
+
+    made = {server["name"]: server for server in cloud.nova.servers.values()}
+    assert set(made) == {"lab-lab-1", "lab-lab-2"}
+    for name, server in made.items():
+        given = gzip.decompress(base64.b64decode(cloud.nova.user_data[server["id"]]))
+        assert given == USER_DATA, name
+    ports = {port["mac_address"]: port["fixed_ips"] for port in cloud.neutron.ports.values()}
+    assert ports[first.macs[0]][0]["ip_address"] == first.addresses[0]
+    volumes = [(volume["server"], volume["volume_size"]) for volume in cloud.nova.volumes.values()]
+    assert volumes == [(made["lab-lab-2"]["id"], 8)]
+    assert tofu.has_nothing_to_do(), "what was made is what the module says"
+
+    other = replace(first, payload="fedcba9876543210")
+    write_terraform(
+        open_output(tofu.directory), Shipment("lab", images[0], (other, nodes[1])), "openstack"
+    )
+    tofu("apply", "-input=false", "-auto-approve")
+    again = {server["name"]: server["id"] for server in cloud.nova.servers.values()}
+    assert again["lab-lab-2"] == made["lab-lab-2"]["id"], "a node that didn't change stays"
+
+    tofu("destroy", "-input=false", "-auto-approve")
+    assert cloud.leftovers() == []
+
+
+def site(cloud: OpenStackRig) -> dict[str, Any]:
+    """What a user says of their cloud."""
+    (network,) = (key for key, (name, _) in cloud.neutron.networks.items() if name == "node")
+    (group,) = (key for key, name in cloud.neutron.groups.items() if name == "k8s")
+    return {
+        "flavors": {"worker": "m1.small"}, "network_ids": [network], "subnet_id": "subnet-node",
+        "security_group_ids": [group],
+    }  # fmt: skip
