@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -94,6 +95,8 @@ def test_the_module_boots_the_cluster_and_takes_it_away(
     nodes = (first, replace(second, etcd_disk_gib=8))
     write_terraform(open_output(tofu.directory), Shipment("lab", images[0], nodes), "openstack")
     (tofu.directory / "site.auto.tfvars.json").write_text(json.dumps(site(cloud)))
+    # Where the provider looks, as other clients do.
+    (tofu.directory / "clouds.yaml").symlink_to(os.environ["OS_CLIENT_CONFIG_FILE"])
 
     tofu("init", "-input=false")
     tofu("validate")
