@@ -42,6 +42,7 @@ PROVIDER = GoProgram(
     "github.com/terraform-provider-openstack/terraform-provider-openstack/v3", "v3.4.0",
     "h1:Ap8gvameIY5ZM7CMh7fngP/VoIyeupzKX3izoyfp9yg=",
 )  # fmt: skip
+OTHER_DATA = USER_DATA + b"# more\n"
 # Where `tofu init` looks for a provider in a mirror of the file system.
 _IN_MIRROR = "registry.opentofu.org/terraform-provider-openstack/openstack/3.4.0/linux_amd64"
 
@@ -113,6 +114,7 @@ def test_the_module_boots_the_cluster_and_takes_it_away(
     assert volumes == [(made["lab-lab-2"]["id"], 8)]
     assert tofu.has_nothing_to_do(), "what was made is what the module says"
 
+    (first.seed_dir / "user-data").write_bytes(OTHER_DATA)
     other = replace(first, payload="fedcba9876543210")
     write_terraform(
         open_output(tofu.directory), Shipment("lab", images[0], (other, nodes[1])), "openstack"
@@ -120,6 +122,9 @@ def test_the_module_boots_the_cluster_and_takes_it_away(
     tofu("apply", "-input=false", "-auto-approve")
     again = {server["name"]: server["id"] for server in cloud.nova.servers.values()}
     assert again["lab-lab-2"] == made["lab-lab-2"]["id"], "a node that didn't change stays"
+    assert again["lab-lab-1"] != made["lab-lab-1"]["id"], "one with another role is made anew"
+    given = gzip.decompress(base64.b64decode(cloud.nova.user_data[again["lab-lab-1"]]))
+    assert given == OTHER_DATA
 
     tofu("destroy", "-input=false", "-auto-approve")
     assert cloud.leftovers() == []

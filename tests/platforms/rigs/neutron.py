@@ -40,6 +40,8 @@ class Neutron:
                 ("GET", r"/v2\.0/networks", self._list_networks),
                 ("GET", r"/v2\.0/security-groups", self._list_groups),
                 ("GET", r"/v2\.0/ports", self._list_ports),
+                ("GET", r"/v2\.0/networks/([^/]+)", self._show_network),
+                ("GET", r"/v2\.0/ports/([^/]+)", self._show_port),
                 ("POST", r"/v2\.0/ports", self._make_port),
                 ("DELETE", r"/v2\.0/ports/([^/]+)", self._delete_port),
             ],
@@ -59,6 +61,18 @@ class Neutron:
     def _list_networks(self, request: Request) -> Answer:
         found = [{"id": key, "name": name} for key, (name, _) in self.networks.items()]
         return 200, {"networks": _filtered(found, request)}
+
+    def _show_network(self, request: Request) -> Answer:
+        found = self.networks.get(request.ids[0])
+        if found is None:
+            raise Refused(404, f"Network {request.ids[0]} could not be found.")
+        return 200, {"network": {"id": request.ids[0], "name": found[0]}}
+
+    def _show_port(self, request: Request) -> Answer:
+        found = self.ports.get(request.ids[0])
+        if found is None:
+            raise Refused(404, f"Port {request.ids[0]} could not be found.")
+        return 200, {"port": found}
 
     def _list_groups(self, request: Request) -> Answer:
         found = [{"id": key, "name": name} for key, name in self.groups.items()]

@@ -59,6 +59,7 @@ class Nova:
             routes=[
                 ("GET", r"/v2\.1/?", self._version),
                 ("GET", r"/v2\.1/flavors/detail", self._list_flavors),
+                ("GET", r"/v2\.1/flavors/([^/]+)", self._show_flavor),
                 ("GET", r"/v2\.1/servers(/detail)?", self._list_servers),
                 ("POST", r"/v2\.1/servers", self._make_server),
                 ("GET", r"/v2\.1/servers/([^/]+)", self._show_server),
@@ -79,10 +80,12 @@ class Nova:
 
     def _list_flavors(self, request: Request) -> Answer:
         del request
-        return 200, {"flavors": [
-            {"id": key, "name": name, "vcpus": cpus, "ram": ram, "disk": disk}
-            for key, (name, cpus, ram, disk) in FLAVORS.items()
-        ]}  # fmt: skip
+        return 200, {"flavors": [_flavor(key) for key in FLAVORS]}
+
+    def _show_flavor(self, request: Request) -> Answer:
+        if request.ids[0] not in FLAVORS:
+            raise Refused(404, f"Flavor {request.ids[0]} could not be found.")
+        return 200, {"flavor": _flavor(request.ids[0])}
 
     def _list_servers(self, request: Request) -> Answer:
         pattern = re.compile(request.query.get("name", ""))
@@ -104,6 +107,9 @@ class Nova:
     def _show_server(self, request: Request) -> Answer:
         server = self._server(request)
         answer = dict(server)
+        if not _knows_flavors_by_name(request):
+            name = server["flavor"]["original_name"]
+            answer["flavor"] = {"id": next(key for key, one in FLAVORS.items() if one[0] == name)}
         if server["status"] == "BUILD":
             server["status"] = "ERROR" if self.fail_with else "ACTIVE"
             if self.fail_with:
@@ -227,6 +233,18 @@ def _is_block_device(disk: Mapping[str, Any]) -> bool:
         return "uuid" in disk
     sized = isinstance(disk.get("volume_size"), int) and disk["volume_size"] > 0
     return sized and kind in (("image", "volume"), ("blank", "volume"))
+
+
+def _knows_flavors_by_name(request: Request) -> bool:
+    """Tell what the client's microversion says: since 2.47 a server has its flavor's data, not
+    its identity (docs.openstack.org/nova, API version history)."""
+    asked = request.headers.get("OpenStack-API-Version", "compute 2.1").rpartition(" ")[2]
+    return tuple(map(int, asked.split("."))) >= (2, 47)
+
+
+def _flavor(key: str) -> dict[str, Any]:
+    name, cpus, ram, disk = FLAVORS[key]
+    return {"id": key, "name": name, "vcpus": cpus, "ram": ram, "disk": disk}
 
 
 def _check_schema(wanted: Mapping[str, Any]) -> None:
