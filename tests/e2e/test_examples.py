@@ -29,6 +29,7 @@ pytestmark = [
 
 MASTER = "sm-master-1"
 MAIN, EVENTS = 2379, 2479
+OTHER_BACKENDS: tuple[BackendName, ...] = ("host-gw", "udp")
 # By a shuffle of these all 3! orders come, one a commit.
 GROUPS = {"control plane": ("etcd", "master"), "workers": ("worker",), "balancers": ("lb",)}
 
@@ -102,12 +103,6 @@ def events(machines: Fleet) -> set[str]:
     return set(said.text.split()) if said.returncode == 0 else set()
 
 
-def test_pods_reach_each_other_by_host_gw_as_well(large: Fleet) -> None:
-    change_backend(large, "host-gw")
-
-    assert unanswered(large, more=[mtu("host-gw")]) == {}
-
-
 def test_databases_masters_balancers_and_workers_come_up_in_any_order(
     lab: Lab, image: Path
 ) -> None:
@@ -129,6 +124,10 @@ def test_databases_masters_balancers_and_workers_come_up_in_any_order(
 
         with nameserver(machines):
             check_that_all_is_up(machines, more=[mtu("vxlan"), *names_outside(machines)])
+            for backend in OTHER_BACKENDS:
+                change_backend(machines, backend)
+                more = [mtu(backend), *names_outside(machines)]
+                assert unanswered(machines, more=more) == {}, backend
             check_that_names_outlive_coredns(machines)
 
 

@@ -2,7 +2,7 @@
 """Do nodes become a cluster on a network with DHCP, large frames and second cards?
 
 A master whose cards are found by their MAC addresses, a worker whose cards are found by name; its
-tests run in the order in which they stand here. A tagged network: test_node_vlan.py.
+tests run in the order in which they stand here. A tagged network: test_cluster.py.
 """
 
 from __future__ import annotations
