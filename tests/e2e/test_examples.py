@@ -22,6 +22,7 @@ from tests.support.fleet import Fleet, fleet
 from tests.support.nameserver import ADDRESS, NAME, nameserver
 from tests.support.network import NODES_MTU, Question, ask, change_backend, unanswered
 from tests.support.waiting import until
+from tests.support.writer import BACK_S, write_beside_a_loss
 
 pytestmark = [
     pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(BOOT_S)
@@ -128,6 +129,7 @@ def test_databases_masters_balancers_and_workers_come_up_in_any_order(
                 change_backend(machines, backend)
                 more = [mtu(backend), *names_outside(machines)]
                 assert unanswered(machines, more=more) == {}, backend
+            check_that_a_balancer_may_go(machines)
             check_that_names_outlive_coredns(machines)
 
 
@@ -135,6 +137,26 @@ def names_outside(machines: Fleet) -> list[Question]:
     """Ask for a name of others as pods do, the cache of their node, and CoreDNS itself."""
     servers = (NODE_LOCAL_DNS, machines.plan.cluster.network.cluster_dns[0])
     return [["name", NAME, ADDRESS], *(["dns", str(s), NAME, ADDRESS] for s in servers)]
+
+
+def check_that_a_balancer_may_go(machines: Fleet) -> None:
+    """Whoever writes by the virtual address goes on when the balancer that has it is lost."""
+    address = str(machines.plan.cluster.api.vips[0])
+    (holder,) = (name for name in machines.names("lb") if address in addresses(machines, name))
+
+    said = write_beside_a_loss(
+        machines, "he-worker-1", f"{address}:6443", name="load",
+        loss=lambda _: machines.cut_off(holder),
+    )  # fmt: skip
+
+    print(f"writes through {address} beside the loss of {holder}: {said}")
+    assert len(said.peers) > 1, "the client was connected through it"
+    assert said.acknowledged > 50
+    assert said.longest_s < BACK_S
+
+
+def addresses(machines: Fleet, name: str) -> str:
+    return machines.inside(name, "/usr/sbin/ip", "-brief", "address").text
 
 
 def check_that_names_outlive_coredns(machines: Fleet) -> None:

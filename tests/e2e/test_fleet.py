@@ -23,7 +23,7 @@ from tests.e2e.conftest import BOOT_S, ROOT, SEED, Lab, free_port
 from tests.support.fleet import Fleet, fleet
 from tests.support.network import unanswered
 from tests.support.waiting import until
-from tests.support.writer import write_beside_a_loss
+from tests.support.writer import BACK_S, write_beside_a_loss
 
 pytestmark = [
     pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(BOOT_S)
@@ -36,8 +36,6 @@ CLIENT = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 SERVING = "/var/lib/kubelet/pki/kubelet-server-current.pem"
 CA = "/etc/kubernetes/pki/ca.crt"
 SNAPSHOT = "/var/lib/snapshot.db"
-# What a client with a retry may notice of a master's loss.
-BACK_S = 5.0
 COMPONENTS = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
     "flanneld", "haproxy", "keepalived", "containerd", "kubekiln-csr-approver",

@@ -15,6 +15,8 @@ from tests.conftest import ROOT
 from tests.support.fleet import Fleet
 
 PROGRAM = ROOT / "tests/support/in_pod/write.py"
+# What such a client may notice of it.
+BACK_S = 5.0
 _CREDENTIAL, _PEER = "/run/writer.pem", "/run/writer-peer"
 # Long enough for a connection that is in full use, and for what comes after the loss.
 _LOSS_AFTER_S, _SECONDS = 6.0, 20
