@@ -161,6 +161,10 @@ class Cluster(Model):
     """Workers that aren't listed one by one: autoscaling groups, racks that boot by PXE."""
     planned_nodes: int | None = Field(default=None, ge=1, examples=[1000])
     """Nodes that the control plane is sized for, if there are to be more than `nodes` lists."""
+    phone_home: str | None = Field(
+        default=None, pattern=r"^https?://[^/\s]+\S*$", examples=["http://10.80.0.1:8099/boot"]
+    )
+    """URL to which each machine POSTs the phases of its boot (docs/boot.md)."""
 
     @cached_property
     def sized_for(self) -> int:

@@ -106,7 +106,7 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
         ],
         "valid_from": valid_from,
         "valid_until": valid_until,
-        "phone_home": None,
+        "phone_home": context.cluster.phone_home,
         "report": _questions(context),
     }
     if context.cluster.network.addressing == "dhcp":
@@ -114,7 +114,7 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
     text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
     keys = (
         "name", "kubernetes", "network.addressing", "network.allow_metadata", "nodes.name",
-        "nodes.role", "pki.ca_days", "pki.leaf_days",
+        "nodes.role", "phone_home", "pki.ca_days", "pki.leaf_days",
     )  # fmt: skip
     return NodeFile(MANIFEST_PATH, text.encode(), "userdata.py", keys, mode=0o600)
 

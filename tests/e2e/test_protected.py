@@ -6,6 +6,7 @@ Also: is nothing of the user-data left on it but what it brought?
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,18 @@ pytestmark = [
 
 PORT = 8443
 KEY = b"PRIVATE KEY"
+PHONE = "http://10.80.0.1:8099/boot"
+HEAR = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with open(sys.argv[1], "ab") as out:
+            out.write(body + bytes([10]))
+        self.send_response(204)
+        self.end_headers()
+http.server.HTTPServer(("10.80.0.1", 8099), Handler).serve_forever()
+"""
 
 
 def cluster(lab: Lab, name: str, userdata: dict[str, Any]) -> str:
@@ -42,11 +55,12 @@ def what_is_left(made: Fleet, node: str) -> list[str]:
 
 
 def test_a_node_opens_what_is_sealed_with_the_key_that_its_host_gives_it(
-    lab: Lab, image: Path
+    lab: Lab, image: Path, tmp_path: Path
 ) -> None:
     assert image.exists()
     node = cluster(lab, "sealed", {"protect": "age"})
-    with fleet(lab.project, "sealed") as made:
+    lab.edit_cluster("sealed", lambda config: config.update(phone_home=PHONE))
+    with fleet(lab.project, "sealed") as made, listening(made, tmp_path / "heard") as heard:
         machine = made.machines[node]
         assert KEY not in (machine.seed_dir / "user-data").read_bytes()
 
@@ -54,9 +68,26 @@ def test_a_node_opens_what_is_sealed_with_the_key_that_its_host_gives_it(
 
         made.wait_ready()
         until(lambda: made.is_complete(node), what="complete", timeout_s=120)
+        said = [json.loads(line) for line in heard.read_text().splitlines()]
+        assert {one["node"] for one in said} == {node}
+        assert {"activated", "api", "ready", "addons"} <= {one["phase"] for one in said}
         assert what_is_left(made, node) == []
         left = made.inside(node, "/bin/ls", "/etc/kubekiln").text.split()
         assert not {"protected.json", "user-data.age"} & set(left)
+
+
+@contextmanager
+def listening(made: Fleet, heard: Path) -> Iterator[Path]:
+    """Take down, a line each, what machines POST to PHONE."""
+    heard.touch()
+    network = ensure_network(next(iter(made.machines.values())))
+    enter = ["nsenter", f"--net=/proc/{network}/ns/net"]
+    child = spawn(Command([*enter, sys.executable, "-c", HEAR, heard]))
+    try:
+        yield heard
+    finally:
+        child.terminate()
+        child.wait(30)
 
 
 def test_a_node_without_its_key_stays_off_and_says_so(lab: Lab, image: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
+from pydantic import ValidationError
 
 from cloudinit import check
 from cloudinit.part import NodeFile
@@ -80,6 +81,16 @@ def test_the_manifest_is_last_and_lists_every_other_file_as_it_is(tmp_path: Path
         digest = hashlib.sha256(files[path].content).hexdigest()
         assert digest.startswith(entry["sha256"]) and len(entry["sha256"]) >= 32
         assert int(entry["mode"], 8) == files[path].mode
+
+
+def test_a_machine_is_told_where_to_say_how_far_its_boot_is(tmp_path: Path) -> None:
+    url = "http://10.80.0.1:8099/boot"
+
+    manifest = json.loads(render_files(tmp_path, phone_home=url)[MANIFEST_PATH].content)
+
+    assert manifest["phone_home"] == url
+    with pytest.raises(ValidationError, match="phone_home"):
+        make_cluster(phone_home="10.80.0.1:8099")
 
 
 def test_the_manifest_says_when_all_certificates_are_valid(tmp_path: Path) -> None:
