@@ -138,6 +138,22 @@ def test_down_needs_a_name_only_if_several_clusters_have_machines(project: Proje
     assert isinstance(run("down", "--forget").exception, ConfigError)
 
 
+def test_a_config_that_lies_elsewhere_is_known_by_the_name_in_it(project: Project) -> None:
+    config = project.root / "elsewhere" / "mine.yaml"
+    config.parent.mkdir()
+    config.write_bytes(project.config_path("clusters", "solo").read_bytes())
+    add_machine(project, "mine")
+
+    assert "no machines of solo" in said("status", str(config))
+    assert "no machines of solo" in said("down", str(config))
+    assert "solo was not merged" in said("kubeconfig", "unmerge", str(config))
+    add_machine(project, "solo")
+    assert " solo " in said("status", str(config))
+    said("down", str(config))
+    assert "no machines of solo" in said("status", "solo")
+    assert " mine " in said("status", "mine")
+
+
 def test_down_forgets_only_what_up_made(
     project: Project, brought_up: list[tuple[str, Any]]
 ) -> None:
