@@ -123,9 +123,21 @@ def _print_up(result: Up, *, on: str) -> None:
     typer.echo("")
     typer.echo("or with the pinned kubectl, without setting anything:")
     typer.echo("")
-    typer.echo(f"  kubekiln kubectl --on {on} get pods --all-namespaces")
+    typer.echo(f"  {_program()} kubectl --on {on} get pods --all-namespaces")
     typer.echo("")
-    typer.echo(f"`kubekiln down {result.cluster}` removes the machines.")
+    typer.echo(f"`{_program()} down {result.cluster}` removes the machines.")
+
+
+def _program() -> str:
+    """Name this program so that the user's shell finds it: `make up` runs it out of .venv/bin."""
+    import shlex
+    import shutil
+    import sys
+
+    if shutil.which("kubekiln"):
+        return "kubekiln"
+    started = sys.argv[0]
+    return "python -m kubekiln" if started.endswith("__main__.py") else shlex.quote(started)
 
 
 def down(cluster: DownCluster = None, every: All = False, forget: Forget = False) -> None:

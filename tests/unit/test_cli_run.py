@@ -78,6 +78,28 @@ def test_up_with_options_makes_a_cluster_and_later_needs_its_name_only(
     assert not (project.root / "mine").exists()
 
 
+@pytest.mark.parametrize(
+    ("found", "started", "called"),
+    [
+        ("/usr/bin/kubekiln", ".venv/bin/kubekiln", "kubekiln"),
+        (None, ".venv/bin/kubekiln", ".venv/bin/kubekiln"),
+        (None, "/a/kubekiln/__main__.py", "python -m kubekiln"),
+    ],
+)
+def test_up_prints_commands_that_the_users_shell_finds(
+    brought_up: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    found: str | None, started: str, called: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("shutil.which", lambda _name: found)
+    monkeypatch.setattr("sys.argv", [started])
+
+    shown = said("up", "solo")
+
+    assert brought_up
+    assert f"\n  {called} kubectl --on solo get pods" in shown
+    assert f"\n`{called} down solo` removes" in shown
+
+
 def test_up_merges_the_context_on_request(
     project: Project, brought_up: list[tuple[str, Any]]
 ) -> None:
