@@ -61,6 +61,36 @@ def test_a_machine_that_had_a_disk_is_stopped_and_not_removed(tmp_path: Path) ->
     assert target.done == ["boot lab-1", "stop lab-1"]
 
 
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), KubekilnError("not Ready")])
+@pytest.mark.parametrize("failure", [KubekilnError("stuck"), OSError("stuck")])
+def test_a_machine_that_cannot_be_removed_leaves_no_other_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: BaseException, failure: Exception
+) -> None:
+    class Stuck(FakeTarget):
+        def destroy(self, machine: Machine) -> None:
+            super().destroy(machine)
+            if machine.name == "lab-2":
+                raise failure
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    target, machines = Stuck(), [make_machine(tmp_path), make_machine(tmp_path, name="lab-2")]
+    monkeypatch.setattr(up.shutil, "copyfile", full)
+    machines[0].run_dir.mkdir(parents=True)
+    machines[0].console_log.write_text("Kernel panic\n")
+
+    with (
+        pytest.raises(KubekilnError, match="stuck") as error,
+        up.undone_unless_up(target, machines, project=Project(tmp_path), keep=False) as booted,
+    ):
+        booted += machines
+        raise cause
+
+    assert target.done == ["destroy lab-2", "destroy lab-1"]
+    assert ("not Ready" in str(error.value)) == isinstance(cause, KubekilnError)
+
+
 def test_a_machine_that_ran_before_is_left_alone(tmp_path: Path) -> None:
     target, machine = FakeTarget(state="running"), make_machine(tmp_path)
 
