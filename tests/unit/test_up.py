@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cloudinit.rules import load_cluster
-from kubekiln.errors import KubekilnError
-from kubekiln.operations import kubectl, up
+from kubekiln.errors import CommandFailed, KubekilnError
+from kubekiln.operations import kubectl, up, wait
 from kubekiln.operations.clusters import find_kubeconfig, which_cluster
 from kubekiln.operations.down import take_down
 from kubekiln.operations.kubectl import admin_of
@@ -224,6 +224,17 @@ def test_only_nodes_whose_condition_is_true_are_ready() -> None:
 
     assert ready_names(nodes) == {"a"}
     assert ready_names({}) == frozenset()
+
+
+def test_an_api_that_keeps_kubectl_waiting_is_one_that_does_not_answer_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise CommandFailed("kubectl failed: not finished after 30 s")
+
+    monkeypatch.setattr(wait, "run", late)
+
+    assert wait.ask_ready_nodes(Path("kubectl"), Path("admin.kubeconfig")) == frozenset()
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
