@@ -286,8 +286,8 @@ def keep_console(machine: Machine, project: Project) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let a second Ctrl-C not stop what cleans up after the first."""
-    signals = (signal.SIGINT, signal.SIGTERM)
+    """Let a second Ctrl-C, or the end of the terminal, not stop what cleans up after the first."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, signal.SIG_IGN) for number in signals]
     try:
         yield
