@@ -45,7 +45,7 @@ nodes: setup ## [CLUSTER=solo] write user-data, meta-data, network-config and se
 
 ##@ Set up
 .PHONY: setup doctor clean
-setup: ## install what this host lacks (says what; sudo only for packages), make .venv
+setup: ## install what this host lacks (says what; here sudo is for packages only), make .venv
 	@$(PYTHON) kubekiln/bootstrap.py
 
 doctor: setup ## what this host can do, and how to get what it lacks

@@ -92,8 +92,9 @@ class _Worker:
 
 
 def _begin(render: RenderChunk, parent: int) -> None:
-    # Ctrl-C reaches the whole group of processes: the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a terminal sends reaches the whole group of processes: the parent decides what it means.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A parent that is killed can't end us, and its lock would be held for as long as we live.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -114,10 +114,26 @@ def load_cluster(name_or_path: str, project: Project) -> Cluster:
     """
     path = project.config_path("clusters", name_or_path)
     cluster = load_model(Cluster, path, extra={"name": path.stem})
-    problems = _located(findings(cluster), path)
+    found = [*_misnamed(cluster, path, project), *findings(cluster)]
+    problems = _located(found, path)
     if problems:
         raise ConfigError.of(problems)
     return cluster
+
+
+def _misnamed(cluster: Cluster, path: Path, project: Project) -> Iterator[Finding]:
+    """A config that is found by its file's name has that name: it is what verbs are told.
+
+    Otherwise a copy of solo.yaml would work on the machines and keys of solo.
+    """
+    places = (project.configs_dir / "clusters", project.state_dir)
+    is_found_by_name = path.resolve().parent in [place.resolve() for place in places]
+    if is_found_by_name and cluster.name != path.stem:
+        yield Finding(
+            ("name",),
+            f"name {cluster.name} is not that of the file, {path.stem}",
+            f"write name: {path.stem}, or leave the key out",
+        )
 
 
 def _located(found: list[Finding], path: Path) -> list[Problem]:

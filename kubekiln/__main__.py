@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -13,6 +14,8 @@ from kubekiln.errors import EXIT_INTERRUPTED, KubekilnError
 def main() -> NoReturn:
     """Run the command line; a user's mistake prints its lines, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) sets it
+        _interrupt_by_hang_up()
     try:
         _run()
     except KubekilnError as error:
@@ -38,6 +41,20 @@ def _interrupted() -> int:
 
 def _interrupt(_signum: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _interrupt_by_hang_up() -> None:
+    """Take the loss of our terminal as an interrupt, and say nothing more to it."""
+    at_terminal = [fd for fd in (1, 2) if os.isatty(fd)]
+
+    def hang_up(_signum: int, _frame: object) -> NoReturn:
+        silent = os.open(os.devnull, os.O_WRONLY)
+        for fd in at_terminal:
+            # A line that can't be written would be an error in the middle of the clean-up.
+            os.dup2(silent, fd)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ class IntegrityError(KubekilnError):
 
 
 class StorageError(KubekilnError):
-    """A disk is full, read-only or not ours to write."""
+    """A disk is full, read-only or not ours to write; nothing half-written was kept."""
+
+    exit_code = EXIT_USAGE
 
 
 class CommandFailed(KubekilnError):

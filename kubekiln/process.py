@@ -129,6 +129,7 @@ def run(command: Command, *, check: bool = True) -> Result:
     lines and the log's path. An interrupt ends the child's whole process group first.
     """
     argv = _resolved(command)
+    by_sudo = Path(argv[0]).name == "sudo"
     with contextlib.ExitStack() as stack:
         sink: IO[bytes] | int | None = None if command.inherit else subprocess.PIPE
         if command.log:
@@ -141,7 +142,11 @@ def run(command: Command, *, check: bool = True) -> Result:
             stdin=_stdin(command, stack),
             stdout=sink,
             stderr=subprocess.STDOUT if command.log else sink,
-            start_new_session=not command.inherit,
+            # A session for what must not stop at our terminal: a program that reads it from a group
+            # in the background waits for ever. But sudo finds the ticket of `sudo -v` by its
+            # terminal, which a new session doesn't have; it gives its command one of its own.
+            start_new_session=not command.inherit and not by_sudo,
+            process_group=0 if by_sudo and not command.inherit else None,
         )
         with _ended_with_us(child, own_group=not command.inherit):
             try:

@@ -14,6 +14,9 @@ from kubekiln.errors import ConfigError
 _DEBIAN = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian/?$")
 _DEBIAN_SECURITY = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian-security/?$")
 
+_MIRROR_FILE = "mirror+file:"
+_ETC = Path("/etc/apt")
+
 
 @dataclass(frozen=True)
 class Archives:
@@ -23,7 +26,7 @@ class Archives:
     security: str | None
 
 
-def host_archives(etc: Path = Path("/etc/apt")) -> Archives:
+def host_archives(etc: Path = _ETC) -> Archives:
     """Read the host's apt sources; on a host that isn't Debian both may be None."""
     uris = list(_uris(etc))
     main = next((u.rstrip("/") for u in uris if _DEBIAN.match(u)), None)
@@ -46,7 +49,7 @@ class Mirror:
     security: str
 
 
-def debian_mirror(etc: Path = Path("/etc/apt")) -> Mirror:
+def debian_mirror(etc: Path = _ETC) -> Mirror:
     """Give the archive of the host's apt sources; raises ConfigError if they name none."""
     found = host_archives(etc)
     if found.main is None or found.security is None:
@@ -59,6 +62,24 @@ def debian_mirror(etc: Path = Path("/etc/apt")) -> Mirror:
 
 
 def _uris(etc: Path) -> Iterator[str]:
+    for uri in _written_uris(etc):
+        yield from _mirrors_in(uri, etc) if uri.startswith(_MIRROR_FILE) else [uri]
+
+
+def _mirrors_in(uri: str, etc: Path) -> Iterator[str]:
+    """Read the archives that a `mirror+file:` names, as Debian's cloud images do.
+
+    A line is a URI and, after a tab, what it is good for: apt-transport-mirror(1).
+    """
+    path = Path(re.sub("^/+", "/", uri.removeprefix(_MIRROR_FILE)))
+    # `etc` may be that of another root.
+    path = etc / path.relative_to(_ETC) if path.is_relative_to(_ETC) else path
+    if path.is_file():
+        for line in path.read_text(errors="replace").splitlines():
+            yield from line.partition("#")[0].split()[:1]
+
+
+def _written_uris(etc: Path) -> Iterator[str]:
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         if not path.is_file():
             continue

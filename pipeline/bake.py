@@ -47,7 +47,7 @@ def bake(image: Image, *, project: Project, lock: Lock, refresh: bool = False) -
     Killed at any moment it leaves no mount, no process and no partial image.
     """
     started = time.monotonic()
-    plan = preflight(image, project=project, lock=lock)
+    plan = preflight(image, project=project, lock=lock, refresh=refresh)
     logs = project.logs_dir / f"bake-{image.name}"
     reused: dict[str, bool] = {}
     components, reused["base"] = _fetch_beside_base(plan, lock, logs, refresh=refresh)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,13 @@ _ENABLED = ("containerd.service", "kubekiln-activate.service", "ssh.service")
 _METADATA = "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db"
 _CONTENT = "var/lib/containerd/io.containerd.content.v1.content/blobs/sha256"
 _SNAPSHOTS = "var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
-# A host name shorter than this is a word that may well be in a file for other reasons.
-_TELLING_NAME = 8
+# Where the name of the host that bakes gets in; elsewhere it is a word with a meaning of its own:
+# a host may be called kubernetes.
+_HOLD_A_HOST_NAME = (
+    "etc/hosts", "etc/hostname", "etc/mailname", "etc/machine-info", "etc/ssh/ssh_host_*.pub",
+    "etc/postfix/*",
+)  # fmt: skip
+_OF_ANY_HOST = "localhost"
 
 
 @dataclass(frozen=True)
@@ -146,14 +152,20 @@ def has_no_residue(facts: Facts) -> list[str]:
     resolver = facts.tree / "etc/resolv.conf"
     if resolver.is_file() and not resolver.is_symlink() and resolver.stat().st_size:
         problems.append("/etc/resolv.conf is that of the build host")
+    return problems + _names_the_build_host(facts)
+
+
+def _names_the_build_host(facts: Facts) -> list[str]:
     host = platform.node().split(".")[0]
-    if len(host) >= _TELLING_NAME:
-        problems += [
-            f"{facts.name(path)} names the build host {host}"
-            for path in facts.files("etc", "root", "boot/grub")
-            if host.encode() in path.read_bytes()
-        ]
-    return problems
+    if host in ("", _OF_ANY_HOST):
+        return []
+    word = re.compile(rf"(?<![\w-]){re.escape(host)}(?![\w-])".encode(), re.IGNORECASE)
+    paths = [path for pattern in _HOLD_A_HOST_NAME for path in sorted(facts.tree.glob(pattern))]
+    return [
+        f"{facts.name(path)} names the build host {host}"
+        for path in paths
+        if path.is_file() and not path.is_symlink() and word.search(path.read_bytes())
+    ]
 
 
 def has_public_mirrors(facts: Facts) -> list[str]:

@@ -117,9 +117,9 @@ def _download(
 
 
 def _built(request: Request, directory: Path) -> list[Mirrored]:
-    """Copy programs from the store, building them first if need be."""
+    """Copy programs from the store, building them first if need be; images are made of them."""
     fetcher = Fetcher(request.context, DEFAULT_PROVIDERS)
-    plain = replace(request, release=request.release.model_copy(update={"image": None}))
+    plain = replace(request, release=request.release.model_copy(update={"images": ()}))
     found: list[Mirrored] = []
     for name, path in sorted(fetcher.fetch(plain, ["gomod"]).files.items()):
         place = built_path(request, name)

@@ -51,6 +51,7 @@ class Plan:
         image = self.image
         digest = digest_of(
             code=_code("rootfs"),
+            builder=_builder(),
             base=self.base.output("packages").read_text(),
             elements={e.name: e.digest() for e in self.elements},
             components=dict(components),
@@ -84,7 +85,7 @@ def make_plan(image: Image, project: Project) -> Plan:
         f"Root file system: {image.distribution} {image.release} with {len(packages)} packages",
         digest_of(
             code=_code("base"),
-            builder=importlib.metadata.version("diskimage-builder"),
+            builder=_builder(),
             element=root_element.digest(),
             packages=sorted(packages),
             release=image.release,
@@ -95,6 +96,11 @@ def make_plan(image: Image, project: Project) -> Plan:
         ("root.tar", "packages"),
     )
     return Plan(image, project, elements, tuple(sorted(packages)), archives, base)
+
+
+def _builder() -> str:
+    """Both layers are diskimage-builder's: its own elements' scripts run in each."""
+    return importlib.metadata.version("diskimage-builder")
 
 
 def _archives(image: Image) -> Archives:

@@ -216,6 +216,8 @@ def _remove_tree(directory: Path) -> None:
     for path, names, _ in os.walk(directory):
         for name in names:
             inner = Path(path) / name
-            if not inner.is_symlink():
-                inner.chmod(0o755)
+            # Another process may be removing the same.
+            with contextlib.suppress(FileNotFoundError):
+                if not inner.is_symlink():
+                    inner.chmod(0o755)
     shutil.rmtree(directory, ignore_errors=True)

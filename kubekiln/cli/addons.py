@@ -30,7 +30,7 @@ def list_all(on: On = None) -> None:
     from kubekiln.operations.addons import list_addons
     from kubekiln.paths import Project
 
-    cluster, addons = list_addons(Project.find(), _name(on))
+    cluster, addons = list_addons(Project.find(), on)
     table = Table("ADD-ON", f"IN {cluster}", "OBJECTS", box=None, pad_edge=False)
     for addon in addons:
         table.add_row(addon.name, "enabled" if addon.is_enabled else "–", addon.kinds)
@@ -43,7 +43,7 @@ def enable(addon: Name, on: On = None) -> None:
     from kubekiln.operations.addons import enable as switch_on
     from kubekiln.paths import Project
 
-    _say(addon, switch_on(Project.find(), addon, _name(on)), "enabled", later="is applied")
+    _say(addon, switch_on(Project.find(), addon, on), "enabled", later="is applied")
 
 
 @app.command()
@@ -52,7 +52,7 @@ def disable(addon: Name, on: On = None) -> None:
     from kubekiln.operations.addons import disable as switch_off
     from kubekiln.paths import Project
 
-    switched = switch_off(Project.find(), addon, _name(on))
+    switched = switch_off(Project.find(), addon, on)
     _say(addon, switched, "disabled", later="is no longer applied")
     if switched.was_running:
         typer.echo(
@@ -68,9 +68,3 @@ def _say(addon: str, switched: Switched, how: str, *, later: str) -> None:
     typer.echo(f"{addon} is {how} in {switched.cluster}; it {later} {when}")
     if switched.to_write:
         typer.echo(f"to keep it so, write in {switched.config}:\n\n  {switched.to_write}\n")
-
-
-def _name(on: str | None) -> str | None:
-    from kubekiln.cli.run import cluster_name
-
-    return cluster_name(on) if on else None

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kubekiln.cli.run import cluster_name
 from kubekiln.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def boot(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> No
 def console(target: Target, node: Annotated[str, typer.Argument(help="A node's name.")],
             cluster: OfCluster = "solo") -> None:  # fmt: skip
     """Print what a machine wrote to its serial console."""
-    typer.echo(_console(_destination(target), cluster_name(cluster), node))
+    typer.echo(_console(_destination(target), _name(cluster), node))
 
 
 def _console(to: Destination, cluster: str, node: str) -> str:
@@ -83,14 +82,14 @@ def print_status(target: str, cluster: str | None) -> None:
 
 def forget(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
     """Have the platform remove the user-data of machines that have their role: seed, guestinfo."""
-    name = cluster_name(cluster)
+    name = _name(cluster)
     forgotten = _destination(target).forget(name, nodes or ())
     _say_of_each(forgotten, f": its user-data is gone from target {target}", cluster=name)
 
 
 def destroy(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:
     """Remove the cluster's machines (or some) with their disks; image and state stay."""
-    name = cluster_name(cluster)
+    name = _name(cluster)
     _say_of_each(_destination(target).destroy(name, nodes or ()), " is gone", cluster=name)
 
 
@@ -99,6 +98,13 @@ def _say_of_each(nodes: Sequence[str], said: str, *, cluster: str) -> None:
         typer.echo(f"no machines of {cluster}")
     for node in nodes:
         typer.echo(f"{node}{said}")
+
+
+def _name(cluster: str) -> str:
+    from kubekiln.operations.clusters import cluster_name
+    from kubekiln.paths import Project
+
+    return cluster_name(Project.find(), cluster)
 
 
 def _destination(target: str) -> Destination:

@@ -137,11 +137,10 @@ def load(
     ] = None,
 ) -> None:
     """Load container images into each node of a cluster (target nspawn)."""
-    from kubekiln.cli.run import cluster_name
     from kubekiln.operations.imageload import load_images
     from kubekiln.paths import Project
 
-    loaded = load_images(Project.find(), archive, cluster_name(on) if on else None)
+    loaded = load_images(Project.find(), archive, on)
     for image in loaded.images:
         typer.echo(f"{image} is on {', '.join(loaded.nodes)}")
 

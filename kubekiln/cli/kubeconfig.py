@@ -24,10 +24,9 @@ def merge(
     use: Annotated[bool, typer.Option("--use", help="Make it the current context, too.")] = False,
 ) -> None:
     """Add a cluster's context to your kubeconfig ($KUBECONFIG's first file or ~/.kube/config)."""
-    from kubekiln.cli.run import cluster_name
     from kubekiln.paths import Project
 
-    merge_and_say(Project.find(), cluster_name(cluster) if cluster else None, use=use)
+    merge_and_say(Project.find(), cluster, use=use)
 
 
 @app.command()
@@ -35,12 +34,13 @@ def unmerge(
     cluster: Annotated[str, typer.Argument(help="A cluster's name.")],
 ) -> None:
     """Take a cluster's context out of your kubeconfig; `down` does it as well."""
-    from kubekiln.cli.run import cluster_name
+    from kubekiln.operations.clusters import cluster_name
     from kubekiln.operations.kubeconfig import unmerge as take_out
     from kubekiln.paths import Project
 
-    name = cluster_name(cluster)
-    changed = take_out(Project.find(), name)
+    project = Project.find()
+    name = cluster_name(project, cluster)
+    changed = take_out(project, name)
     for path in changed:
         typer.echo(f"context {name} is no longer in {path}")
     if not changed:

@@ -123,15 +123,27 @@ def _print_up(result: Up, *, on: str) -> None:
     typer.echo("")
     typer.echo("or with the pinned kubectl, without setting anything:")
     typer.echo("")
-    typer.echo(f"  kubekiln kubectl --on {on} get pods --all-namespaces")
+    typer.echo(f"  {_program()} kubectl --on {on} get pods --all-namespaces")
     typer.echo("")
-    typer.echo(f"`kubekiln down {result.cluster}` removes the machines.")
+    typer.echo(f"`{_program()} down {result.cluster}` removes the machines.")
+
+
+def _program() -> str:
+    """Name this program so that the user's shell finds it: `make up` runs it out of .venv/bin."""
+    import shlex
+    import shutil
+    import sys
+
+    if shutil.which("kubekiln"):
+        return "kubekiln"
+    started = sys.argv[0]
+    return "python -m kubekiln" if started.endswith("__main__.py") else shlex.quote(started)
 
 
 def down(cluster: DownCluster = None, every: All = False, forget: Forget = False) -> None:
     """Stop the machines and remove them with their disks; image, user-data and state stay."""
     from kubekiln.errors import ConfigError
-    from kubekiln.operations.clusters import which_cluster
+    from kubekiln.operations.clusters import cluster_name, which_cluster
     from kubekiln.operations.down import forget as forget_cluster
     from kubekiln.operations.down import forgettable, take_down
     from kubekiln.paths import Project
@@ -141,7 +153,7 @@ def down(cluster: DownCluster = None, every: All = False, forget: Forget = False
     if forget and not cluster:
         raise ConfigError("--forget needs a cluster's name")
     project = Project.find()
-    name = cluster_name(cluster) if cluster else None
+    name = cluster_name(project, cluster) if cluster else None
     if forget and name:
         forgettable(project, name)
     if not every:
@@ -158,17 +170,20 @@ def status(cluster: SomeCluster = None, target: Elsewhere = None) -> None:
     """Show which machines run, how far their boot is and where the API is."""
     from rich.table import Table
 
+    from kubekiln.operations.clusters import cluster_name
     from kubekiln.operations.status import list_machines
     from kubekiln.paths import Project
 
+    project = Project.find()
+    name = cluster_name(project, cluster) if cluster else None
     if target is not None:
         from kubekiln.cli.delivery import print_status
 
-        print_status(target, cluster_name(cluster) if cluster else None)
+        print_status(target, name)
         return
-    lines = list_machines(Project.find(), cluster_name(cluster) if cluster else None)
+    lines = list_machines(project, name)
     if not lines:
-        typer.echo(f"no machines of {cluster}" if cluster else "no machines")
+        typer.echo(f"no machines of {name}" if name else "no machines")
         return
     table = Table("CLUSTER", "NODE", "STATE", "TARGET", "PID", "BOOT", "API", box=None)
     for line in lines:
@@ -193,11 +208,6 @@ def kubectl(
     from kubekiln.paths import Project
 
     run_kubectl(Project.find(), on, context.args)
-
-
-def cluster_name(given: str) -> str:
-    """Take a cluster's name out of what may be the path of its config."""
-    return given.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
 
 
 _PASS_THROUGH = {

@@ -45,6 +45,17 @@ def machine_dirs(project: Project, cluster: str) -> list[Path]:
     return sorted(p.parent for p in (project.machines_dir / cluster).glob("*/machine.json"))
 
 
+def cluster_name(project: Project, given: str) -> str:
+    """Give the name of a cluster that may be given by the path of its config.
+
+    A name is taken as it is: what is left of a cluster may have no config. Raises ConfigError if
+    there is no such file, or if it is wrong.
+    """
+    from cloudinit.rules import load_cluster
+
+    return load_cluster(given, project).name if is_path(given) else given
+
+
 def which_cluster(project: Project, given: str | None, *, usage: str) -> str | None:
     """Give the cluster that is meant: the one named, or the only one that has machines.
 
@@ -52,7 +63,7 @@ def which_cluster(project: Project, given: str | None, *, usage: str) -> str | N
     ConfigError if several clusters have some, or if the config is wrong.
     """
     if given is not None:
-        return _name_in(project, given) if is_path(given) else given
+        return cluster_name(project, given)
     running = sorted({p.parents[1].name for p in project.machines_dir.glob("*/*/machine.json")})
     if len(running) > 1:
         raise ConfigError("which cluster?", hint=f"{usage}, of: {', '.join(running)}")
@@ -73,12 +84,6 @@ def find_kubeconfig(project: Project, cluster: str | None, *, usage: str) -> Pat
     hint = f"there are: {names}" if known else "`kubekiln up` makes one"
     raise ConfigError(f"no cluster named {cluster!r} was rendered" if cluster else "no cluster yet",
                       hint=hint)  # fmt: skip
-
-
-def _name_in(project: Project, path: str) -> str:
-    from cloudinit.rules import load_cluster
-
-    return load_cluster(path, project).name
 
 
 def _load(project: Project, name: str) -> Cluster | None:

@@ -150,13 +150,13 @@ def check_qemu(_project: Project) -> Iterable[Finding]:
 
 def check_nspawn(_project: Project) -> Iterable[Finding]:
     """systemd-nspawn machines: overlayfs, network namespaces and the kernel's CNI needs."""
+    from pipeline.targets.overlay import has_overlayfs
+
     if find_tool("systemd-nspawn") is None:
         yield Finding("nspawn", "fail", "systemd-nspawn is not installed", "`make setup`")
         return
-    file_systems = Path("/proc/filesystems").read_text().split()
-    if "overlay" not in file_systems:
-        hint = "modprobe overlay"
-        yield Finding("nspawn", "warn", "the kernel has no overlayfs loaded", hint)
+    if not has_overlayfs():
+        yield Finding("nspawn", "warn", "the kernel has no overlayfs", "run with --target qemu")
         return
     mode = "v2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "v1 (hybrid)"
     yield Finding("nspawn", "ok", f"overlayfs there, cgroup {mode}")

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from kubekiln.errors import ConfigError
 from kubekiln.operations.clusters import machine_dirs
+from kubekiln.operations.journal import Journal
 from kubekiln.operations.kubeconfig import merged_clusters, unmerge
 from kubekiln.paths import Project
 from kubekiln.progress import say, step
 from pipeline.targets.record import Record, list_records
 from pipeline.targets.registry import find_target
+
+_GONE = ("deleted", "refused")
 
 
 def take_down(project: Project, cluster: str | None) -> list[str]:
@@ -46,7 +49,8 @@ def forget_contexts(project: Project, cluster: str | None) -> None:
 def forgettable(project: Project, cluster: str) -> Path:
     """Give the config of a cluster that `up` made.
 
-    Raises ConfigError for one whose config a person wrote: its keys may be all there is.
+    Raises ConfigError for one whose config a person wrote: its keys may be all there is; and for
+    one with machines on a platform, of which only its state knows.
     """
     path = project.config_path("clusters", cluster)
     if path != project.profile_path(cluster):
@@ -55,6 +59,15 @@ def forgettable(project: Project, cluster: str) -> Path:
             where=str(path),
             hint=f"remove {project.state_dir / cluster} yourself if you mean it",
         )
+    for journal in sorted((project.state_dir / cluster).glob("target-*.journal")):
+        nodes = [e.node for e in Journal(journal).last().values() if e.event not in _GONE]
+        if nodes:
+            target = journal.stem.removeprefix("target-")
+            raise ConfigError(
+                f"{cluster} has machines on target {target}: {', '.join(nodes)}",
+                where=str(journal),
+                hint=f"`kubekiln destroy --target {target} --cluster {cluster}` first",
+            )
     return path
 
 

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from cloudinit.families import name_families, of_family
 from cloudinit.links import further_macs
 from cloudinit.model import Cluster
 from cloudinit.rendered import RenderedCluster
-from kubekiln.errors import ConfigError, KubekilnError, Problem
+from kubekiln.errors import ConfigError, KubekilnError, Problem, StorageError
 from kubekiln.files import make_dir, write_atomic
 from kubekiln.operations.kubectl import pinned_kubectl
 from kubekiln.operations.prepare import Plan, bake_image, key_dir_of, render
@@ -251,29 +251,43 @@ def undone_unless_up(
         if keep and isinstance(error, KubekilnError):
             say("the machines are kept as they are (--keep); `kubekiln down` removes them")
             raise
+        left: list[Problem] = []
         with uninterrupted():
             for machine in reversed(booted):
                 keep_console(machine, project)
-                if machine.name in had_disk:
-                    target.stop(machine)
-                else:
-                    target.destroy(machine)
+                undo = target.stop if machine.name in had_disk else target.destroy
+                left += _problems_of(undo, machine)
+        if left:
+            told = error.problems if isinstance(error, KubekilnError) else ()
+            raise KubekilnError.of([*told, *left]) from error
         raise
 
 
+def _problems_of(undo: Callable[[Machine], None], machine: Machine) -> list[Problem]:
+    """Undo one machine; that it can't be is said when the others were."""
+    try:
+        undo(machine)
+    except KubekilnError as error:
+        return list(error.problems)
+    except OSError as error:
+        return [Problem(f"{machine.name} is not removed: {error}", str(machine.run_dir))]
+    return []
+
+
 def keep_console(machine: Machine, project: Project) -> None:
-    """Save the console of a machine that is about to be removed."""
-    if machine.console_log.exists() and machine.console_log.stat().st_size:
-        logs = make_dir(project.logs_dir)
-        kept = logs / f"{machine.cluster}-{machine.name}-console.log"
-        shutil.copyfile(machine.console_log, kept)
-        say(f"the console of {machine.name} is kept in {kept}")
+    """Save the console of a machine that is about to be removed, if the disk takes it."""
+    with contextlib.suppress(OSError, StorageError):
+        if machine.console_log.exists() and machine.console_log.stat().st_size:
+            logs = make_dir(project.logs_dir)
+            kept = logs / f"{machine.cluster}-{machine.name}-console.log"
+            shutil.copyfile(machine.console_log, kept)
+            say(f"the console of {machine.name} is kept in {kept}")
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let a second Ctrl-C not stop what cleans up after the first."""
-    signals = (signal.SIGINT, signal.SIGTERM)
+    """Let a second Ctrl-C, or the end of the terminal, not stop what cleans up after the first."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, signal.SIG_IGN) for number in signals]
     try:
         yield

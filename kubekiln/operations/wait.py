@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import CommandFailed, KubekilnError
 from kubekiln.process import Command, run
 from kubekiln.progress import clock, say
 from pipeline.targets.console import last_lines
@@ -108,14 +108,15 @@ def failure(machine: Machine, what: str) -> KubekilnError:
 
 def ask_ready_nodes(kubectl: Path, kubeconfig: Path) -> frozenset[str]:
     """Ask the API which nodes are Ready; empty if it doesn't answer (yet)."""
-    result = run(
-        Command(
-            [kubectl, f"--kubeconfig={kubeconfig}", "--request-timeout=5s", "get", "nodes",
-             "--output=json"],
-            timeout_s=30,
-        ),
-        check=False,
+    command = Command(
+        [kubectl, f"--kubeconfig={kubeconfig}", "--request-timeout=5s", "get", "nodes",
+         "--output=json"],
+        timeout_s=30,
     )  # fmt: skip
+    try:
+        result = run(command, check=False)
+    except CommandFailed:  # not in time: the host or the API is busy
+        return frozenset()
     if result.returncode != 0:
         return frozenset()
     return ready_names(json.loads(result.stdout))

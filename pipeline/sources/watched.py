@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from kubekiln.errors import CommandFailed
 from kubekiln.process import Command, describe_exit, end, spawn
@@ -29,7 +30,9 @@ def run_watched(
     """
     if command.log is None:
         raise ValueError("a watched command needs a log")
-    child = spawn(command)
+    # A build of half an hour is for nobody if we are killed (prctl(2)): our thread waits for it.
+    bound = ["setpriv", "--pdeathsig", "KILL", *command.argv]
+    child = spawn(replace(command, argv=bound))
     try:
         while child.poll() is None:
             if cancel.wait(_POLL_S):

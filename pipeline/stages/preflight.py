@@ -12,6 +12,7 @@ from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.host import missing_tools
 from kubekiln.paths import Project, cache_dir
 from kubekiln.process import Command, find_tool, run
+from pipeline.forecast import forecast_bake
 from pipeline.lock import Lock
 from pipeline.model import Image
 from pipeline.plan import Plan, make_plan
@@ -23,9 +24,10 @@ _BUILD_GIB = 1
 _MACHINES = {"amd64": ("x86_64",), "arm64": ("aarch64", "arm64")}
 
 
-def preflight(image: Image, *, project: Project, lock: Lock) -> Plan:
+def preflight(image: Image, *, project: Project, lock: Lock, refresh: bool = False) -> Plan:
     """Check everything and plan the bake; writes nothing.
 
+    Of the host nothing is asked if all is in the caches; with `refresh` it never is.
     Raises ConfigError (exit code 2) with all problems.
     """
     problems: list[Problem] = []
@@ -38,10 +40,16 @@ def preflight(image: Image, *, project: Project, lock: Lock) -> Plan:
         lock.check_wanted(image.components, image.architecture)
     except KubekilnError as error:
         problems.extend(error.problems)
-    problems += [*_architecture(image), *_tools(), *_privileges(), *_space(project)]
+    problems += _architecture(image)
+    if problems or refresh or not _is_cached(image, project, lock):
+        problems += [*_tools(), *_privileges(), *_space(project)]
     if problems or plan is None:
         raise ConfigError.of(problems)
     return plan
+
+
+def _is_cached(image: Image, project: Project, lock: Lock) -> bool:
+    return all(step.is_cached for step in forecast_bake(image, project=project, lock=lock))
 
 
 def _architecture(image: Image) -> list[Problem]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from kubekiln.errors import CommandFailed
@@ -20,6 +21,7 @@ from kubekiln.process import Command, find_tool, run
 QEMU = "qemu-system-x86_64"
 _DEVICE = Path("/dev/kvm")
 _DEADLINE_S = 10.0
+_NO_HOLDS_S = 60.0
 
 # A boot sector: into protected mode, CPUID, two SSE2 instructions (what a KVM that only emulates
 # can't do), 100 million turns of a loop (natively 0.05 s; emulated it misses the deadline), then
@@ -39,7 +41,8 @@ _EXIT_OF_SUCCESS = (42 << 1) | 1
 def kvm_works() -> tuple[bool, str]:
     """Tell whether guests run under KVM, and a sentence why (not).
 
-    The guest is run once per boot of the host and QEMU binary; the answer is then cached.
+    The guest is run once per boot of the host and QEMU binary; a yes is then kept, and a no for a
+    minute: a busy host may have missed the deadline, and who repairs it asks again.
     """
     qemu = find_tool(QEMU)
     if qemu is None:
@@ -66,12 +69,14 @@ def _cached(qemu: Path) -> tuple[bool, str]:
     cache = cache_dir() / "kvm-probe.json"
     try:
         known = json.loads(cache.read_text())
-        if known["asked"] == asked:
+        is_fresh = known["works"] or 0 <= time.time() - known["when"] < _NO_HOLDS_S
+        if known["asked"] == asked and is_fresh:
             return bool(known["works"]), str(known["why"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no answer yet, or one that can't be read: ask anew
     works, why = probe(qemu)
-    write_atomic(cache, json.dumps({"asked": asked, "works": works, "why": why}))
+    answer = {"asked": asked, "works": works, "why": why, "when": time.time()}
+    write_atomic(cache, json.dumps(answer))
     return works, why
 
 

@@ -20,6 +20,7 @@ from kubekiln.process import Command, Result, find_tool, run
 from pipeline.targets.console import last_lines, read_console
 from pipeline.targets.machine import Machine, MachineStatus
 from pipeline.targets.netns import ensure_network, stop_network
+from pipeline.targets.overlay import has_overlayfs
 from pipeline.targets.ports import check_port
 from pipeline.targets.processes import (
     descendants,
@@ -71,8 +72,8 @@ class NspawnTarget:
                     hint="run `sudo -v` first, or run as root, or run with --target qemu",
                 )
             )
-        if "overlay" not in Path("/proc/filesystems").read_text().split():
-            found.append(Problem("the kernel has no overlayfs loaded", hint="modprobe overlay"))
+        if not has_overlayfs():
+            found.append(Problem("the kernel has no overlayfs", hint="run with --target qemu"))
         return found
 
     def boot(self, machine: Machine) -> None:

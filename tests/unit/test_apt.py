@@ -58,6 +58,31 @@ def test_the_archive_is_read_from_the_hosts_sources(
     assert host_archives(tmp_path) == expected
 
 
+def test_the_archives_of_a_cloud_images_mirror_lists_are_read(tmp_path: Path) -> None:
+    lists, sources = tmp_path / "mirrors", tmp_path / "sources.list.d"
+    lists.mkdir()
+    sources.mkdir()
+    (lists / "debian.list").write_text(
+        "# first that answers\n\nftp://m.example/debian\n"
+        "https://m.example/debian\tpriority:1\nhttps://n.example/debian\n"
+    )
+    (lists / "debian-security.list").write_text("https://s.example/debian-security\n")
+    (sources / "debian.sources").write_text(
+        "".join(
+            f"Types: deb deb-src\nURIs: {uri}.list\nSuites: trixie\nComponents: main\n\n"
+            for uri in (
+                "mirror+file:/etc/apt/mirrors/gone",
+                "mirror+file:/etc/apt/mirrors/debian",
+                "mirror+file:///etc/apt/mirrors/debian-security",
+            )
+        )
+    )
+
+    assert host_archives(tmp_path) == Archives(
+        "https://m.example/debian", "https://s.example/debian-security"
+    )
+
+
 def test_a_host_without_a_debian_archive_is_told_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="apt.build_mirror"):
         debian_mirror(tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks import CHECKS, OWNED, Facts
+from pipeline.checks import CHECKS, OWNED, Facts, has_no_residue
 from pipeline.disk.bios import boot_sector, linked_core
 from pipeline.disk.layout import SECTOR, make_layout
 from pipeline.disk.readback import Owner
@@ -125,6 +125,33 @@ def test_what_must_not_be_there_is_found(
     write(facts.tree, path, content)
 
     assert check in findings(facts)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "host", "is_found"),
+    [
+        ("etc/hosts", "127.0.1.1 builder-7.example builder-7\n", "builder-7.example", True),
+        ("etc/hosts", "127.0.1.1 ci\n", "ci", True),
+        ("etc/mailname", "Builder\n", "builder", True),
+        ("etc/postfix/main.cf", "myhostname = builder.example\n", "builder", True),
+        ("etc/hosts", "127.0.0.1 localhost\n", "localhost", False),
+        ("etc/hosts", "127.0.1.1 builder-7\n", "builder", False),
+        ("etc/kubernetes/a.conf", "# kubekiln: kubernetes\n", "kubernetes", False),
+        ("etc/default/grub", "GRUB_DISTRIBUTOR=kubekiln\n", "kubekiln", False),
+    ],
+)
+def test_the_build_hosts_name_is_looked_for_where_a_hosts_name_gets_in(
+    facts: Facts,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    content: str,
+    host: str,
+    is_found: bool,
+) -> None:
+    monkeypatch.setattr("platform.node", lambda: host)
+    write(facts.tree, path, content)
+
+    assert any(path in line for line in has_no_residue(facts)) == is_found
 
 
 @pytest.mark.parametrize(

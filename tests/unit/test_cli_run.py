@@ -78,6 +78,28 @@ def test_up_with_options_makes_a_cluster_and_later_needs_its_name_only(
     assert not (project.root / "mine").exists()
 
 
+@pytest.mark.parametrize(
+    ("found", "started", "called"),
+    [
+        ("/usr/bin/kubekiln", ".venv/bin/kubekiln", "kubekiln"),
+        (None, ".venv/bin/kubekiln", ".venv/bin/kubekiln"),
+        (None, "/a/kubekiln/__main__.py", "python -m kubekiln"),
+    ],
+)
+def test_up_prints_commands_that_the_users_shell_finds(
+    brought_up: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    found: str | None, started: str, called: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("shutil.which", lambda _name: found)
+    monkeypatch.setattr("sys.argv", [started])
+
+    shown = said("up", "solo")
+
+    assert brought_up
+    assert f"\n  {called} kubectl --on solo get pods" in shown
+    assert f"\n`{called} down solo` removes" in shown
+
+
 def test_up_merges_the_context_on_request(
     project: Project, brought_up: list[tuple[str, Any]]
 ) -> None:
@@ -136,6 +158,22 @@ def test_down_needs_a_name_only_if_several_clusters_have_machines(project: Proje
     assert isinstance(run("down").exception, ConfigError)
     assert isinstance(run("down", "--all", "a").exception, ConfigError)
     assert isinstance(run("down", "--forget").exception, ConfigError)
+
+
+def test_a_config_that_lies_elsewhere_is_known_by_the_name_in_it(project: Project) -> None:
+    config = project.root / "elsewhere" / "mine.yaml"
+    config.parent.mkdir()
+    config.write_bytes(project.config_path("clusters", "solo").read_bytes())
+    add_machine(project, "mine")
+
+    assert "no machines of solo" in said("status", str(config))
+    assert "no machines of solo" in said("down", str(config))
+    assert "solo was not merged" in said("kubeconfig", "unmerge", str(config))
+    add_machine(project, "solo")
+    assert " solo " in said("status", str(config))
+    said("down", str(config))
+    assert "no machines of solo" in said("status", "solo")
+    assert " mine " in said("status", "mine")
 
 
 def test_down_forgets_only_what_up_made(

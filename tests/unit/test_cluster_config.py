@@ -294,6 +294,24 @@ def test_a_cluster_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Pa
     assert load_cluster("field", project).name == "field"
 
 
+@pytest.mark.parametrize("place", ["configs/clusters", "state"])
+@pytest.mark.parametrize("by", ["name", "path"])
+def test_a_copy_that_kept_the_name_of_its_original_is_refused(
+    tmp_path: Path, place: str, by: str
+) -> None:
+    project = make_project(tmp_path)
+    copy = tmp_path / place / "mine.yaml"
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(project.config_path("clusters", "solo").read_bytes())
+    line = copy.read_text().splitlines().index("name: solo") + 1
+
+    with pytest.raises(ConfigError, match="name solo is not that of the file, mine") as error:
+        load_cluster("mine" if by == "name" else str(copy), project)
+
+    assert error.value.problems[0].where == f"{copy}:{line} (name)"
+    assert error.value.problems[0].hint == "write name: mine, or leave the key out"
+
+
 def test_the_example_loads(tmp_path: Path) -> None:
     cluster = load_cluster("solo", make_project(tmp_path))
 

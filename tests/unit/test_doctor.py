@@ -11,6 +11,8 @@ import pytest
 from kubekiln.host import TOOLS, Tool, missing_tools
 from kubekiln.operations import doctor
 from kubekiln.paths import Project
+from kubekiln.process import Command, Result
+from pipeline.targets import overlay
 
 
 def project(tmp_path: Path) -> Project:
@@ -77,6 +79,27 @@ def test_it_says_how_many_container_machines_can_watch_their_files(
 
     assert (finding.verdict, f"{watchers} inotify" in finding.detail) == (verdict, True)
     assert (finding.hint is not None) == (verdict == "warn")
+
+
+@pytest.mark.parametrize(
+    ("listed", "code", "is_there"),
+    [("nodev\toverlay\n", 1, True), ("\text4\n", 0, True), ("\text4\n", 1, False)],
+    ids=["in use", "a module", "neither"],
+)
+def test_overlayfs_counts_as_there_if_a_mount_would_load_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, code: int, is_there: bool
+) -> None:
+    (tmp_path / "filesystems").write_text(listed)
+    asked: list[Command] = []
+    monkeypatch.setattr(overlay, "_FILE_SYSTEMS", tmp_path / "filesystems")
+    monkeypatch.setattr(overlay, "find_tool", lambda name: Path("/sbin") / name)
+    monkeypatch.setattr(overlay, "run", lambda c, **_: asked.append(c) or Result(code))
+
+    assert overlay.has_overlayfs() == is_there
+    assert [str(c) for c in asked] == ["/sbin/modprobe --dry-run overlay"] * ("ext4" in listed)
+    monkeypatch.setattr(doctor, "find_tool", lambda name: f"/usr/bin/{name}")
+    first, *_ = doctor.check_nspawn(project(tmp_path))
+    assert first.verdict == ("ok" if is_there else "warn")
 
 
 def test_an_unreachable_source_is_a_warning_not_a_failure() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kubekiln.errors import StorageError
+from kubekiln.errors import EXIT_USAGE, StorageError
 from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
 from kubekiln.secret import Secret
 
@@ -42,6 +42,7 @@ def test_a_bad_disk_leaves_the_old_content_and_no_residue(
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert hint in str(caught.value)
+    assert caught.value.exit_code == EXIT_USAGE
 
 
 def test_an_existing_directory_gets_the_asked_mode(tmp_path: Path) -> None:

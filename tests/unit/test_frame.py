@@ -81,6 +81,23 @@ def test_durations_read_well() -> None:
     assert [clock(4.24), clock(125)] == ["4.2 s", "2 m 05 s"]
 
 
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize(("before", "code"), [("", 130), ("trap '' HUP; ", 0)], ids=["", "nohup"])
+def test_the_end_of_the_terminal_is_an_interrupt_unless_it_is_ignored(
+    before: str, code: int
+) -> None:
+    program = (
+        "import os, signal; from kubekiln import __main__ as m\n"
+        "m._run = lambda: os.kill(os.getpid(), signal.SIGHUP)\nm.main()\n"
+    )
+    words = ["sh", "-c", f'{before}exec "$0" -c "$1"', sys.executable, program]
+
+    result = run(Command(words, cwd=ROOT), check=False)
+
+    assert result.returncode == code
+    assert ("interrupted: " in result.stderr.decode()) == (code != 0)
+
+
 @pytest.mark.processes("python")
 @pytest.mark.parametrize(
     ("arguments", "code", "shown"),

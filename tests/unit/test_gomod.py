@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ from typing import Any
 import pytest
 
 from kubekiln.errors import CommandFailed, ConfigError, IntegrityError, KubekilnError, StorageError
-from kubekiln.process import Command, Result
+from kubekiln.process import Command, Result, spawn
 from pipeline.lock import GoBuild
 from pipeline.sources import gocommand, gomod, toolchain
 from pipeline.sources.gocommand import Go, run_go
 from pipeline.sources.gomod import GoMod, executable_name, mod_digest, recorded, toolchain_name
 from pipeline.sources.provider import Cancelled, Request, Unreachable
+from tests.conftest import ROOT
 from tests.support.locks import context_of, lock_of, program, sha256
+from tests.support.waiting import until
 
 MODULE = "example.com/tool"
 
@@ -236,7 +240,7 @@ def watched(tmp_path: Path, script: str, cancel: threading.Event | None = None) 
     return notes
 
 
-@pytest.mark.processes("sh")
+@pytest.mark.processes("setpriv", "sh")
 def test_a_build_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match="exit code 3") as caught:
         watched(tmp_path, "echo undefined: foo; exit 3")
@@ -245,7 +249,7 @@ def test_a_build_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
     assert str(tmp_path / "log") in str(caught.value)
 
 
-@pytest.mark.processes("sh")
+@pytest.mark.processes("setpriv", "sh")
 def test_a_module_that_no_proxy_gives_lets_another_provider_try(tmp_path: Path) -> None:
     with pytest.raises(Unreachable) as caught:
         watched(tmp_path, "echo 'reading https://proxy/x.zip: 403 Forbidden'; exit 1")
@@ -253,7 +257,7 @@ def test_a_module_that_no_proxy_gives_lets_another_provider_try(tmp_path: Path) 
     assert "GOPROXY" in str(caught.value)
 
 
-@pytest.mark.processes("sh")
+@pytest.mark.processes("setpriv", "sh")
 def test_a_cancelled_build_leaves_no_process(tmp_path: Path) -> None:
     cancel = threading.Event()
     cancel.set()
@@ -264,6 +268,34 @@ def test_a_cancelled_build_leaves_no_process(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     if pid_file.is_file() and pid_file.read_text().strip():
         assert not Path(f"/proc/{pid_file.read_text().strip()}").exists()
+
+
+@pytest.mark.processes("setpriv", "python")
+def test_a_build_ends_with_us_however_we_are_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 600"
+    program = (
+        "import threading; from pathlib import Path; from kubekiln.process import Command\n"
+        "from pipeline.sources.watched import run_watched\n"
+        f"command = Command(['sh', '-c', {script!r}], log=Path({str(tmp_path / 'log')!r}))\n"
+        "run_watched(command, cancel=threading.Event())\n"
+    )
+    child = spawn(Command([sys.executable, "-c", program], cwd=ROOT))
+    with contextlib.ExitStack() as stack:
+        stack.callback(child.kill)
+        until(pid_file.exists, what="the build", timeout_s=60)
+
+        child.kill()
+        child.wait()
+
+    until(lambda: has_ended(pid_file.read_text().strip()), what="the build's end", timeout_s=20)
+
+
+def has_ended(pid: str) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
 
 
 def test_an_unknown_host_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

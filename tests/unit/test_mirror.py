@@ -13,7 +13,7 @@ from kubekiln.errors import ConfigError, KubekilnError
 from pipeline.lock import Lock
 from pipeline.mirroring import fill_mirror
 from pipeline.sources.gomod import GoMod
-from pipeline.stages.fetch import fetch_components
+from pipeline.stages.fetch import Fetched, Fetcher, fetch_components
 from pipeline.store import Store
 from tests.support.file_server import Site, serving
 from tests.support.locks import archive, artefact, lock_of, program, sha256
@@ -138,6 +138,23 @@ def test_a_program_built_elsewhere_is_taken_by_its_recorded_hash(tmp_path: Path)
     put_built(tmp_path, TOOL)
 
     assert fetch(lock, {"tool": "1.0"}, tmp_path)["tool"].read_bytes() == TOOL
+
+
+def test_a_mirror_of_programs_makes_no_image_of_them(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = {"reference": "tool:1", "entrypoint": ["/tool"], "binary": "tool",
+             "ca_certificates": "1"}  # fmt: skip
+    entry = {"gomod": build(built=None), "images": [image]}
+    lock = lock_of({"tool": {"1.0": entry}, "ca-certificates": {"1": {}}})
+    made = tmp_path / sha256(TOOL)
+    made.write_bytes(TOOL)
+    found = Fetched("tool", "1.0", "amd64", "gomod", {"tool": made}, {})
+    monkeypatch.setattr(Fetcher, "_from_store", lambda *_: found)
+
+    places = fill(lock, tmp_path, site, components=["tool"])
+
+    assert places == {"kubekiln/tool/1.0/amd64/tool": True}
 
 
 def test_a_program_that_is_not_the_recorded_one_is_refused(

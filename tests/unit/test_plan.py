@@ -74,6 +74,17 @@ def test_another_file_of_an_element_changes_the_upper_layer_and_the_disk(project
     assert changed(before, digests(make_plan(image(), project))) == ["rootfs", "disk"]
 
 
+def test_another_diskimage_builder_repeats_all_that_it_makes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digests(make_plan(image(), project))
+
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
+    plan = make_plan(image(), project)
+
+    assert changed(before, digests(plan)) == ["base", "rootfs", "disk"]
+
+
 def test_the_mode_of_a_file_counts(project: Project) -> None:
     before = digests(make_plan(image(), project))
 

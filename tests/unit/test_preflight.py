@@ -13,6 +13,7 @@ import pytest
 from kubekiln import host
 from kubekiln.errors import EXIT_USAGE, ConfigError
 from kubekiln.paths import Project
+from pipeline.forecast import Step
 from pipeline.lock import load_lock, lock_path
 from pipeline.model import Image, load_image
 from pipeline.stages import preflight as stage
@@ -84,6 +85,31 @@ def test_a_sudo_that_asks_for_a_password_is_found_before_the_work(
     monkeypatch.setattr(stage, "run", lambda *_, **__: _Result(1))
 
     assert problems(image()) == ["the bake needs root and sudo asks for a password"]
+
+
+@pytest.mark.parametrize(
+    ("cached", "refresh", "asks"),
+    [([True, True], False, False), ([True, False], False, True), ([True, True], True, True)],
+    ids=["all is cached", "something is to do", "packages are installed anew"],
+)
+def test_the_host_is_asked_only_for_what_is_to_be_done(
+    monkeypatch: pytest.MonkeyPatch, cached: list[bool], refresh: bool, asks: bool
+) -> None:
+    steps = tuple(Step("a stage", is_cached) for is_cached in cached)
+    monkeypatch.setattr(stage, "forecast_bake", lambda *_, **__: steps)
+    monkeypatch.setattr(stage, "missing_tools", lambda *_: [host.TOOLS[2]])
+    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: _Usage(1 << 29))
+    monkeypatch.setattr(stage.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(stage, "find_tool", lambda _: Path("/usr/bin/sudo"))
+    monkeypatch.setattr(stage, "run", lambda *_, **__: _Result(1))
+    lock = load_lock(lock_path(PROJECT.configs_dir))
+
+    if asks:
+        with pytest.raises(ConfigError) as caught:
+            preflight(image(), project=PROJECT, lock=lock, refresh=refresh)
+        assert len(caught.value.problems) == 4
+    else:
+        preflight(image(), project=PROJECT, lock=lock, refresh=refresh)
 
 
 class _Result:

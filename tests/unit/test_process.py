@@ -68,6 +68,22 @@ def test_a_time_out_ends_the_process() -> None:
         run(Command(["sleep", "600"], timeout_s=0.1))
 
 
+@pytest.mark.processes("sudo", "cat")
+@pytest.mark.parametrize("words", [["sudo", "-n", "true"], ["cat", "/proc/self/stat"]])
+def test_sudo_keeps_the_terminal_by_which_it_finds_its_ticket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    sudo = tmp_path / "sudo"
+    sudo.write_text("#!/bin/sh\nexec cat /proc/self/stat\n")
+    sudo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    pid, _, _, _, group, session = run(Command(words)).text.split()[:6]
+
+    assert group == pid
+    assert session == (str(os.getsid(0)) if words[0] == "sudo" else pid)
+
+
 @pytest.mark.processes("sh")
 def test_an_interrupt_ends_the_whole_process_group(tmp_path: Path) -> None:
     marker = tmp_path / "pid"

@@ -14,6 +14,7 @@ import yaml
 from cloudinit.rules import load_cluster
 from kubekiln.errors import ConfigError
 from kubekiln.operations.down import forget
+from kubekiln.operations.journal import Entry, Journal
 from kubekiln.operations.profile import MAX_NODES, Shape, find_or_make, resolve
 from kubekiln.paths import Project
 from pipeline.targets.record import record_of, write_record
@@ -187,6 +188,22 @@ def test_a_profile_is_valid_by_the_schema_and_says_who_wrote_it(project: Project
     assert (project.state_dir / schema).resolve().is_file()
     assert "Written by `kubekiln up`" in text
     assert yaml.safe_load(text)["name"] == "try"
+
+
+def test_a_profile_with_machines_on_a_platform_is_not_forgotten(project: Project) -> None:
+    made = find_or_make(project, "try", Shape(nodes=2))
+    journal = Journal(project.state_dir / "try" / "target-cloud.journal")
+    journal.write(Entry("refused", "try-master-1"))
+    journal.write(Entry("creating", "try-worker-1"))
+
+    with pytest.raises(ConfigError, match="on target cloud: try-worker-1") as error:
+        forget(project, "try")
+    assert made.path.exists() and (project.state_dir / "try").exists()
+    assert "destroy --target cloud --cluster try" in str(error.value)
+
+    journal.write(Entry("deleted", "try-worker-1"))
+    forget(project, "try")
+    assert not made.path.exists()
 
 
 def test_forgetting_removes_config_and_keys_of_a_profile_only(project: Project) -> None:

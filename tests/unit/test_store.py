@@ -14,6 +14,7 @@ import pytest
 
 from kubekiln import files as frame_files
 from kubekiln.errors import IntegrityError, StorageError
+from pipeline import store as store_module
 from pipeline.store import Store, input_digest
 from tests.support.locks import sha256
 
@@ -127,6 +128,16 @@ def test_a_workspace_goes_even_with_read_only_directories_in_it(store: Store) ->
         inner.chmod(0o555)
 
     assert not directory.exists()
+
+
+def test_a_tree_that_another_process_removes_as_well_is_gone_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "left").mkdir()
+    walked = [(str(tmp_path / "left"), ["gone meanwhile"], [])]
+    monkeypatch.setattr("os.walk", lambda *_args, **_more: iter(walked))
+
+    store_module._remove_tree(tmp_path / "left")
 
 
 @pytest.mark.processes("python")

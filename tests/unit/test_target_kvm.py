@@ -121,6 +121,30 @@ def test_the_answer_is_kept_for_this_boot_of_the_host(
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(("code", "probes"), [(85, 1), (1, 2)], ids=["yes", "no"])
+def test_a_no_is_asked_again_after_a_minute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, probes: int
+) -> None:
+    asked: list[Command] = []
+    now = 1000.0
+    qemu = tmp_path / "qemu-system-x86_64"
+    qemu.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kvm, "_DEVICE", qemu)
+    monkeypatch.setattr(kvm, "find_tool", lambda _name: qemu)
+    monkeypatch.setattr(kvm, "run", answer(Result(code), asked))
+    monkeypatch.setattr(kvm.time, "time", lambda: now)
+
+    kvm.kvm_works()
+    now += 59
+    kvm.kvm_works()
+    assert len(asked) == 1
+
+    now += 2
+    kvm.kvm_works()
+    assert len(asked) == probes
+
+
 def test_another_qemu_is_asked_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Command] = []
     old, new = tmp_path / "old", tmp_path / "new"

@@ -23,6 +23,7 @@ COPIES = {"etcd-events.service": "etcd.service"}
 SIZED = "$SIZE_FLAGS"
 IDS = [str(unit.relative_to(PLACE)) for unit in UNITS]
 IMAGE_UNITS = ROOT / "elements" / "k8s-node-runtime" / "static" / "usr/lib/systemd/system"
+IN_IMAGE = [u for u in sorted(ROOT.glob("elements/*/static/**/*.service")) if u.is_file()]
 # What belongs to systemd itself or comes with the image's packages.
 _STUBS = (
     "basic.target", "containerd.service", "multi-user.target", "network-online.target",
@@ -135,6 +136,21 @@ def test_a_unit_is_tried_for_ever_at_a_bounded_rate(unit: Path) -> None:
     assert parsed["Service"]["RestartSec"] == "1"
     oneshot = parsed["Service"].get("Type") == "oneshot"
     assert parsed["Service"]["Restart"] == ("on-failure" if oneshot else "always")
+
+
+def test_a_unit_of_the_image_that_is_restarted_is_so_for_ever() -> None:
+    parsed = {u.name: read(u) for u in IN_IMAGE}
+    restarted = {
+        name for name, unit in parsed.items() if unit.get("Service", "Restart", fallback="")
+    }
+
+    assert {"containerd.service", "kubekiln-cni.service"} <= restarted
+    assert [
+        name
+        for name in sorted(restarted)
+        if parsed[name].get("Unit", "StartLimitIntervalSec", fallback="") != "0"
+        or not parsed[name].has_option("Service", "RestartSec")
+    ] == []
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=IDS)

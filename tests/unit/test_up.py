@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cloudinit.rules import load_cluster
-from kubekiln.errors import KubekilnError
-from kubekiln.operations import kubectl, up
+from kubekiln.errors import CommandFailed, KubekilnError
+from kubekiln.operations import kubectl, up, wait
 from kubekiln.operations.clusters import find_kubeconfig, which_cluster
 from kubekiln.operations.down import take_down
 from kubekiln.operations.kubectl import admin_of
@@ -59,6 +59,36 @@ def test_a_machine_that_had_a_disk_is_stopped_and_not_removed(tmp_path: Path) ->
         raise KeyboardInterrupt
 
     assert target.done == ["boot lab-1", "stop lab-1"]
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), KubekilnError("not Ready")])
+@pytest.mark.parametrize("failure", [KubekilnError("stuck"), OSError("stuck")])
+def test_a_machine_that_cannot_be_removed_leaves_no_other_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: BaseException, failure: Exception
+) -> None:
+    class Stuck(FakeTarget):
+        def destroy(self, machine: Machine) -> None:
+            super().destroy(machine)
+            if machine.name == "lab-2":
+                raise failure
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    target, machines = Stuck(), [make_machine(tmp_path), make_machine(tmp_path, name="lab-2")]
+    monkeypatch.setattr(up.shutil, "copyfile", full)
+    machines[0].run_dir.mkdir(parents=True)
+    machines[0].console_log.write_text("Kernel panic\n")
+
+    with (
+        pytest.raises(KubekilnError, match="stuck") as error,
+        up.undone_unless_up(target, machines, project=Project(tmp_path), keep=False) as booted,
+    ):
+        booted += machines
+        raise cause
+
+    assert target.done == ["destroy lab-2", "destroy lab-1"]
+    assert ("not Ready" in str(error.value)) == isinstance(cause, KubekilnError)
 
 
 def test_a_machine_that_ran_before_is_left_alone(tmp_path: Path) -> None:
@@ -194,6 +224,17 @@ def test_only_nodes_whose_condition_is_true_are_ready() -> None:
 
     assert ready_names(nodes) == {"a"}
     assert ready_names({}) == frozenset()
+
+
+def test_an_api_that_keeps_kubectl_waiting_is_one_that_does_not_answer_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise CommandFailed("kubectl failed: not finished after 30 s")
+
+    monkeypatch.setattr(wait, "run", late)
+
+    assert wait.ask_ready_nodes(Path("kubectl"), Path("admin.kubeconfig")) == frozenset()
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
