@@ -220,6 +220,13 @@ def test_a_node_may_not_serve_as_another(
     assert said in reason
 
 
+def test_a_node_that_says_that_its_address_is_none_is_where_it_is_else() -> None:
+    odd = NODE._replace(own=frozenset({"10.80.0.130", "nowhere", ""}))
+
+    assert judge(serving(ip("10.80.0.130")), odd)[0] == "approve"
+    assert judge(serving(ip("10.80.0.131")), odd)[0] == "deny"
+
+
 def test_a_serving_certificate_waits_for_the_node_object() -> None:
     assert judge(serving(dns("batch-1")), FREE)[0] == "wait"
 

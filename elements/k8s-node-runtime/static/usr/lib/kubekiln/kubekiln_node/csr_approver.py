@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 CONFIG_PATH = "/etc/kubekiln/csr-approver.json"
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
+# A request may be as long as a megabyte, and a reason quotes it: one that etcd wouldn't take would
+# be tried for ever.
+LONGEST_REASON = 1000
+# What says that the API is away or lets nobody do this now: to be tried again as a whole.
+AWAY = (OSError, http.client.HTTPException, ApiError)
 # A kubelet may ask for its serving certificate a moment before its Node is there.
 LONGEST_WAIT_S = 4.0
 POOL_LABEL = "kubekiln/pool"
@@ -134,7 +139,12 @@ class Approver:
         """Judge one request and do accordingly; what was done."""
         metadata = csr.get("metadata")
         name = str(metadata.get("name")) if isinstance(metadata, dict) else "?"
-        verdict = self._judge(csr)
+        try:
+            verdict = self._judge(csr)
+        except AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one request does, others must go on
+            verdict = Verdict("leave", f"it can't be judged: {error!r}"[:LONGEST_REASON])
         if verdict.action in ("leave", "wait"):
             if verdict.reason != "already decided" and name not in self._left_alone:
                 self._log(f"csr-approver: {name} left alone: {verdict.reason}")
@@ -143,11 +153,13 @@ class Approver:
         try:
             self._client.decide(csr, condition_of(verdict))
         except ApiError as error:
+            if error.status in (400, 413, 422):
+                self._log(f"csr-approver: {name} can't be decided: {error}")
             # Decided or deleted meanwhile: the watch brings what is left of it.
-            if error.status not in (404, 409):
+            elif error.status not in (404, 409):
                 raise
             return "leave"
-        self._log(f"csr-approver: {name} {verdict.action}: {verdict.reason}")
+        self._log(f"csr-approver: {name} {verdict.action}: {verdict.reason[:LONGEST_REASON]}")
         return verdict.action
 
     def _judge(self, csr: dict[str, object]) -> Verdict:
@@ -174,6 +186,6 @@ def condition_of(verdict: Verdict) -> dict[str, object]:
         "type": "Approved" if verdict.action == "approve" else "Denied",
         "status": "True",
         "reason": "KubekilnApprover",
-        "message": verdict.reason,
+        "message": verdict.reason[:LONGEST_REASON],
         "lastUpdateTime": now,
     }
