@@ -8,7 +8,6 @@ in the pool's range that its Node object has and no other one of the pool.
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from kubekiln_node.csr_request import (
@@ -19,12 +18,12 @@ from kubekiln_node.csr_request import (
     common_name,
     form_problems,
     groups_of,
-    is_decided,
     read_request,
     spec_of,
     usage_problems,
 )
 from kubekiln_node.csr_rules import serving_problems
+from kubekiln_node.csr_seen import Asked, Seen, addresses_of
 from kubekiln_node.pool import has_address, has_name
 
 if TYPE_CHECKING:
@@ -146,73 +145,36 @@ def _serving_problems(csr: Object, claim: Claim, facts: Facts) -> list[str]:
     return serving_problems(spec_of(csr), claim.node, own)
 
 
-def facts_about(
-    csr: Object,
-    claim: Claim,
-    *,
-    own: Object | None,
-    members: Iterable[Object],
-    requests: Iterable[Object],
-    now: datetime.datetime,
-) -> Facts:
-    """Put together what the API knows: a Node, the pool's Nodes, and all requests."""
-    others = {_name(node): addresses_of(node) for node in members if _name(node) != claim.node}
-    rivals = [_name(other) for other in requests if _is_rival(other, csr, claim, now)]
-    return Facts(None if own is None else addresses_of(own), others, (rivals or [""])[0])
+def facts_about(csr: Object, claim: Claim, *, own: Object | None, seen: Seen) -> Facts:
+    """Put together what the API knows: the Node of this name, and what was seen of the others."""
+    addresses = None if own is None else addresses_of(own)
+    is_client = spec_of(csr).get("signerName") == CLIENT_SIGNER
+    if own is None and not is_client:
+        return Facts(None, {}, "")
+    others = {
+        node: found
+        for node, found in seen.nodes.items()
+        if has_name(claim.pool.prefix, node) and node != claim.node
+    }
+    rivals = _rivals(csr, claim, seen) if is_client else []
+    return Facts(addresses, others, (rivals or [""])[0])
 
 
-def addresses_of(node: Object) -> frozenset[str]:
-    """Give the addresses in a Node's status."""
-    status = node.get("status")
-    found = status.get("addresses") if isinstance(status, dict) else None
-    return frozenset(
-        str(item.get("address"))
-        for item in found or []
-        if isinstance(item, dict) and item.get("type") in ("InternalIP", "ExternalIP")
-    )
+def _rivals(csr: Object, claim: Claim, seen: Seen) -> list[str]:
+    """List who asked for the same name before, with another key, and may have got it."""
+    request = read_request(spec_of(csr))
+    if request is None:
+        return []
+    own = Asked(csr, request.key)
+    return [
+        other.name
+        for other in seen.asked.get(claim.node, [])
+        if other.name != own.name and other.key != own.key and _is_first(other, own, seen)
+    ]
 
 
-def _is_rival(other: Object, csr: Object, claim: Claim, now: datetime.datetime) -> bool:
-    """Tell whether another machine asked for the same name before, and may have got it.
-
-    Every master's approver sees the same order, so that no two say yes to two machines.
-    """
-    spec = spec_of(other)
-    if spec.get("signerName") != CLIENT_SIGNER or _name(other) == _name(csr):
-        return False
-    theirs, ours = read_request(spec), read_request(spec_of(csr))
-    if theirs is None or ours is None or theirs.key == ours.key:
-        return False
-    if common_name(theirs) != USER_PREFIX + claim.node:
-        return False
-    if not is_decided(other):
-        return _order(other) < _order(csr)
-    return any(
-        condition.get("type") == "Approved" and _age_s(condition, now) < REGISTERS_S
-        for condition in _conditions(other)
-    )
-
-
-def _conditions(csr: Object) -> list[dict[str, object]]:
-    status = csr.get("status")
-    found = status.get("conditions") if isinstance(status, dict) else None
-    return [condition for condition in found or [] if isinstance(condition, dict)]
-
-
-def _age_s(condition: Object, now: datetime.datetime) -> float:
-    try:
-        then = datetime.datetime.fromisoformat(str(condition.get("lastUpdateTime")))
-        return (now - then).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _order(csr: Object) -> tuple[str, str]:
-    metadata = csr.get("metadata")
-    created = metadata.get("creationTimestamp") if isinstance(metadata, dict) else None
-    return str(created or ""), _name(csr)
-
-
-def _name(item: Object) -> str:
-    metadata = item.get("metadata")
-    return str(metadata.get("name")) if isinstance(metadata, dict) else "?"
+def _is_first(other: Asked, own: Asked, seen: Seen) -> bool:
+    if not other.is_decided:
+        return other.order < own.order
+    approved_s = other.approved_s(seen.now)
+    return approved_s is not None and approved_s < REGISTERS_S
