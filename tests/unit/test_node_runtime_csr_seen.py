@@ -38,10 +38,31 @@ def test_of_two_machines_of_one_name_the_first_gets_it_whoever_decides() -> None
     assert gathered(two, approved(one, ago=timedelta(seconds=5))).rival == "csr-1"
 
 
-def test_a_name_is_free_again_once_its_machine_had_time_to_register() -> None:
-    one, two = client(called="csr-1"), client(called="csr-2", pem=other_key("batch-1"))
+def made(csr: dict[str, Any], at: str) -> dict[str, Any]:
+    return csr | {"metadata": csr["metadata"] | {"creationTimestamp": f"2026-11-26T{at}Z"}}
 
-    assert gathered(two, approved(one, ago=timedelta(hours=1))).rival == ""
+
+def test_a_name_that_was_given_is_not_given_again_though_its_node_never_came() -> None:
+    one, two = client(called="csr-1"), client(called="csr-2", pem=other_key("batch-1"))
+    given = approved(one, ago=timedelta(minutes=59))
+
+    assert gathered(two, given).rival == "csr-1"
+    # What asks in the name of another, or wasn't judged since there was no Node, shows nothing.
+    of_other = approved(made(serving(name="batch-2"), "05:59:55"), ago=timedelta(0))
+    pending = made(serving(), "05:59:55")
+    assert gathered(two, given, of_other, pending).rival == "csr-1"
+
+
+def test_a_name_is_free_again_once_its_node_was_there_and_is_deleted() -> None:
+    one, two = client(called="csr-1"), client(called="csr-3", pem=other_key("batch-1"))
+    given = approved(one, ago=timedelta(seconds=10))
+    served = approved(made(serving(), "05:59:55"), ago=timedelta(seconds=2))
+
+    assert gathered(two, given, served).rival == ""
+    # To the next one it was given again: that its first machine had a Node is no news.
+    again = approved(made(two, "05:59:58"), ago=timedelta(seconds=1))
+    three = client(called="csr-4", pem=other_key("batch-1"))
+    assert gathered(three, given, served, again).rival == "csr-3"
 
 
 def test_the_same_machine_may_ask_twice() -> None:

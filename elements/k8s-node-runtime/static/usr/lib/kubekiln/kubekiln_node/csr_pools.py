@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_USER = "system:bootstrap:"
 GROUP_PREFIX = "system:bootstrappers:kubekiln:"
-# So long after an approval a machine may not have registered its Node yet.
-REGISTERS_S = 120
 
 Object = dict[str, object]
 
@@ -129,7 +127,10 @@ def _client_problems(csr: Object, claim: Claim, facts: Facts, declared: Iterable
     if facts.own is not None:
         problems.append(f"there is a Node {node} already; if its machine is gone, delete that Node")
     if facts.rival:
-        problems.append(f"{facts.rival} asked for the name {node} before")
+        problems.append(
+            f"{facts.rival} asked for the name {node} before; if its machine is gone, delete that "
+            "CertificateSigningRequest"
+        )
     if len(facts.others) >= pool.max_nodes:
         problems.append(f"pool {pool.name} has its {pool.max_nodes} nodes already")
     return problems
@@ -169,12 +170,18 @@ def _rivals(csr: Object, claim: Claim, seen: Seen) -> list[str]:
     return [
         other.name
         for other in seen.asked.get(claim.node, [])
-        if other.name != own.name and other.key != own.key and _is_first(other, own, seen)
+        if other.name != own.name
+        and other.key != own.key
+        and _is_first(other, own, claim.node, seen)
     ]
 
 
-def _is_first(other: Asked, own: Asked, seen: Seen) -> bool:
+def _is_first(other: Asked, own: Asked, node: str, seen: Seen) -> bool:
+    """Tell whether another machine comes before this one, for as long as its request is there.
+
+    One that was approved and had its Node since then comes no more: if that Node is gone (another
+    problem if it isn't), somebody deleted it.
+    """
     if not other.is_decided:
         return other.order < own.order
-    approved_s = other.approved_s(seen.now)
-    return approved_s is not None and approved_s < REGISTERS_S
+    return other.is_approved and not seen.has_registered(node, other)

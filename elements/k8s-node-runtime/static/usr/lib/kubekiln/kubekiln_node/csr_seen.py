@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kubekiln_node.csr_request import (
     CLIENT_SIGNER,
+    SERVING_SIGNER,
     USER_PREFIX,
     common_name,
     is_decided,
@@ -46,12 +47,10 @@ class Asked(NamedTuple):
         """Whether somebody approved or denied it."""
         return is_decided(self.csr)
 
-    def approved_s(self, now: datetime.datetime) -> float | None:
-        """Give the seconds since it was approved; None if it wasn't."""
-        for condition in _conditions(self.csr):
-            if condition.get("type") == "Approved":
-                return _age_s(condition, now)
-        return None
+    @property
+    def is_approved(self) -> bool:
+        """Whether its machine has the certificate, or is about to."""
+        return any(condition.get("type") == "Approved" for condition in _conditions(self.csr))
 
 
 class Seen:
@@ -84,6 +83,25 @@ class Seen:
                 found.setdefault(node, []).append(Asked(csr, request.key))
         return found
 
+    @cached_property
+    def served(self) -> dict[str, str]:
+        """When each node last made a request for a serving certificate that was decided."""
+        found: dict[str, str] = {}
+        for csr in self._requests:
+            spec = spec_of(csr)
+            if spec.get("signerName") == SERVING_SIGNER and is_decided(csr):
+                node = str(spec.get("username", "")).removeprefix(USER_PREFIX)
+                found[node] = max(found.get(node, ""), created(csr))
+        return found
+
+    def has_registered(self, node: str, asked: Asked) -> bool:
+        """Tell whether the machine that asked to be this node has since had its Node.
+
+        Without a Node no request for a serving certificate is decided, and only the holder of the
+        node's certificate can make one. It is kept for longer than the request before it.
+        """
+        return self.served.get(node, "") > created(asked.csr)
+
 
 def addresses_of(node: Object) -> frozenset[str]:
     """Give the addresses in a Node's status."""
@@ -113,11 +131,3 @@ def _conditions(csr: Object) -> list[Object]:
     status = csr.get("status")
     found = status.get("conditions") if isinstance(status, dict) else None
     return [condition for condition in found or [] if isinstance(condition, dict)]
-
-
-def _age_s(condition: Object, now: datetime.datetime) -> float:
-    try:
-        then = datetime.datetime.fromisoformat(str(condition.get("lastUpdateTime")))
-        return (now - then).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
