@@ -181,3 +181,30 @@ def test_a_node_is_the_pools_by_its_name_whatever_label_it_gives_itself() -> Non
         "batch-2": frozenset({"10.80.0.131"}),
         "batch-3": frozenset({"10.80.0.132"}),
     }
+
+
+def test_machines_that_were_let_in_and_are_not_there_yet_count() -> None:
+    given = [
+        approved(client(f"batch-{i}", called=f"csr-{i}", pem=other_key(f"batch-{i}")), ago=ago)
+        for i, ago in enumerate([timedelta(seconds=119), timedelta(seconds=1), timedelta(hours=1)])
+    ]
+    web = approved(client("web-1", called="csr-w"), ago=timedelta(0))
+    asks = client("batch-9", called="csr-9")
+
+    # The first has its Node already, the last one never came.
+    found = gathered(asks, *given, web, nodes=(node_of("batch-0", "10.80.0.130"),))
+
+    assert found.others == {"batch-0": frozenset({"10.80.0.130"}), "batch-1": frozenset()}
+
+
+def test_a_pool_is_full_though_all_its_machines_asked_at_once() -> None:
+    cluster = FakeCluster(
+        *[
+            client(f"batch-{i}", called=f"csr-{i}", pem=other_key(f"batch-{i}"))
+            for i in range(BATCH.max_nodes + 2)
+        ]
+    )
+
+    decide_all(cluster)
+
+    assert list(cluster.decided.values()) == ["Approved"] * BATCH.max_nodes + ["Denied"] * 2

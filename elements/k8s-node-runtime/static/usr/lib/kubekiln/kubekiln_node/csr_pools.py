@@ -62,7 +62,7 @@ class Facts(NamedTuple):
     own: frozenset[str] | None
     """Addresses of the Node of this name; None if there is none."""
     others: dict[str, frozenset[str]]
-    """The pool's other nodes, and their addresses."""
+    """The pool's other nodes, and their addresses; also those that were let in and aren't there."""
     rival: str
     """Another request for this name, which comes first; its name."""
 
@@ -157,8 +157,11 @@ def facts_about(csr: Object, claim: Claim, *, own: Object | None, seen: Seen) ->
         for node, found in seen.nodes.items()
         if has_name(claim.pool.prefix, node) and node != claim.node
     }
-    rivals = _rivals(csr, claim, seen) if is_client else []
-    return Facts(addresses, others, (rivals or [""])[0])
+    if not is_client:
+        return Facts(addresses, others, "")
+    expected = [node for node in seen.expected if has_name(claim.pool.prefix, node)]
+    others |= {node: frozenset() for node in expected if node != claim.node}
+    return Facts(addresses, others, (_rivals(csr, claim, seen) or [""])[0])
 
 
 def _rivals(csr: Object, claim: Claim, seen: Seen) -> list[str]:

@@ -23,6 +23,9 @@ from kubekiln_node.csr_request import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+# So long after an approval a machine may not have registered its Node yet.
+REGISTERS_S = 120
+
 Object = dict[str, object]
 
 
@@ -50,7 +53,16 @@ class Asked(NamedTuple):
     @property
     def is_approved(self) -> bool:
         """Whether its machine has the certificate, or is about to."""
-        return any(condition.get("type") == "Approved" for condition in _conditions(self.csr))
+        return self._approval is not None
+
+    def approved_s(self, now: datetime.datetime) -> float:
+        """Give the seconds since it was approved; for ever ago if it wasn't."""
+        approval = self._approval
+        return _age_s(approval, now) if approval else float("inf")
+
+    @property
+    def _approval(self) -> Object | None:
+        return next((c for c in _conditions(self.csr) if c.get("type") == "Approved"), None)
 
 
 class Seen:
@@ -94,6 +106,22 @@ class Seen:
                 found[node] = max(found.get(node, ""), created(csr))
         return found
 
+    @property
+    def expected(self) -> set[str]:
+        """Which nodes were given a name just now, and have no Node yet.
+
+        For two minutes: what has not come then may never come, and shall keep out nobody.
+        """
+        return {
+            node
+            for node, requests in self.asked.items()
+            if node not in self.nodes
+            and any(
+                asked.approved_s(self.now) < REGISTERS_S and not self.has_registered(node, asked)
+                for asked in requests
+            )
+        }
+
     def has_registered(self, node: str, asked: Asked) -> bool:
         """Tell whether the machine that asked to be this node has since had its Node.
 
@@ -131,3 +159,11 @@ def _conditions(csr: Object) -> list[Object]:
     status = csr.get("status")
     found = status.get("conditions") if isinstance(status, dict) else None
     return [condition for condition in found or [] if isinstance(condition, dict)]
+
+
+def _age_s(condition: Object, now: datetime.datetime) -> float:
+    try:
+        then = datetime.datetime.fromisoformat(str(condition.get("lastUpdateTime")))
+        return (now - then).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
