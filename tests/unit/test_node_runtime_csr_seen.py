@@ -38,6 +38,13 @@ def test_of_two_machines_of_one_name_the_first_gets_it_whoever_decides() -> None
     assert gathered(two, approved(one, ago=timedelta(seconds=5))).rival == "csr-1"
 
 
+def test_who_asks_for_anothers_name_without_the_token_keeps_nobody_out() -> None:
+    worker = client(called="csr-0", username="system:node:batch-2", groups=["system:nodes"])
+    machine = client(called="csr-1", pem=other_key("batch-1"))
+
+    assert gathered(machine, worker).rival == ""
+
+
 def made(csr: dict[str, Any], at: str) -> dict[str, Any]:
     return csr | {"metadata": csr["metadata"] | {"creationTimestamp": f"2026-11-26T{at}Z"}}
 

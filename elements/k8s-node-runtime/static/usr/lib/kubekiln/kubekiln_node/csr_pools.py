@@ -173,18 +173,18 @@ def _rivals(csr: Object, claim: Claim, seen: Seen) -> list[str]:
     return [
         other.name
         for other in seen.asked.get(claim.node, [])
-        if other.name != own.name
-        and other.key != own.key
-        and _is_first(other, own, claim.node, seen)
+        if other.name != own.name and other.key != own.key and _is_first(other, own, claim, seen)
     ]
 
 
-def _is_first(other: Asked, own: Asked, node: str, seen: Seen) -> bool:
+def _is_first(other: Asked, own: Asked, claim: Claim, seen: Seen) -> bool:
     """Tell whether another machine comes before this one, for as long as its request is there.
 
     One that was approved and had its Node since then comes no more: if that Node is gone (another
     problem if it isn't), somebody deleted it.
     """
     if not other.is_decided:
-        return other.order < own.order
-    return other.is_approved and not seen.has_registered(node, other)
+        # Any node may ask in any name: without the token nobody answers, and it comes never.
+        has_token = GROUP_PREFIX + claim.pool.name in groups_of(spec_of(other.csr))
+        return has_token and other.order < own.order
+    return other.is_approved and not seen.has_registered(claim.node, other)
