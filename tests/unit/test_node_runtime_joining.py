@@ -221,6 +221,11 @@ def test_the_way_to_a_network_tells_the_own_address() -> None:
     assert "missing, it shall be in" in address_trouble("", POOL)
 
 
+def test_a_pool_of_one_address_has_a_way_too() -> None:
+    assert own_address("127.0.0.1/32") == "127.0.0.1"
+    assert own_address("127.0.0.0/31").startswith("127.")
+
+
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
 def test_what_is_dear_to_answer_is_asked_ever_more_rarely(chance: float) -> None:
     now, asked = 0.0, []

@@ -106,7 +106,9 @@ def own_address(network: str) -> str:
     """
     import ipaddress
 
-    to = str(ipaddress.ip_network(network)[1])
+    # The first address that a machine may have; the one of a /32 is the network itself.
+    addresses = ipaddress.ip_network(network)
+    to = str(addresses[min(1, addresses.num_addresses - 1)])
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as end:
         try:
