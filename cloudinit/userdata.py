@@ -109,7 +109,9 @@ def _manifest(context: Context, files: tuple[NodeFile, ...], units: tuple[str, .
         "phone_home": context.cluster.phone_home,
         "report": _questions(context),
     }
-    if context.cluster.network.addressing == "dhcp":
+    # A pool's machine has no address that is its own before it boots: it waits for one in the
+    # pool's range (kubekiln_node/joining.py).
+    if context.cluster.network.addressing == "dhcp" and not isinstance(context.owner, NodePool):
         document["lease"] = [str(context.node.address)]
     text = json.dumps(document, separators=(",", ":")).replace('{"path"', '\n{"path"') + "\n"
     keys = (

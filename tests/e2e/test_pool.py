@@ -181,8 +181,8 @@ def test_a_machine_of_a_name_that_is_taken_waits_until_it_is_free(pool: Fleet) -
         timeout_s=120,
     )
     pool.kubectl("delete", "node", "batch-2")
-    # The certificate of the machine before was approved less than two minutes ago: that one might
-    # still be about to register, so a name stays taken for so long.
+    # The machine before had its Node, as its serving certificate shows: its approval holds the name
+    # no more.
     until(lambda: pool.is_complete("batch-2"), what="batch-2 complete", timeout_s=300)
 
 

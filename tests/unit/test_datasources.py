@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +19,7 @@ from cloudinit.datasource import measure_all
 from cloudinit.part import Context, NodeFile
 from cloudinit.render import render_cluster, render_payloads
 from cloudinit.rules import findings
-from cloudinit.userdata import render_userdata
+from cloudinit.userdata import MANIFEST_PATH, render_userdata
 from kubekiln.channel import CHANNELS, DatasourceName, compress
 from kubekiln.errors import ConfigError
 from kubekiln.operations.delivery import Delivery
@@ -73,6 +74,30 @@ def test_what_is_attached_unpacks_to_the_user_data(name: DatasourceName, tmp_pat
     assert PACKED[file](attached) == node.user_data.read_bytes()
     assert len(attached) == CHANNELS[name].measure(node.size_gzip)
     assert (node.directory / file).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", BY_NETWORK)
+def test_a_pool_renders_where_the_platform_gives_the_addresses(
+    name: DatasourceName, tmp_path: Path
+) -> None:
+    master = {"name": "m-1", "role": "master", "address": "10.80.0.11"}
+    batch = {"name": "batch", "addresses": "10.80.0.128/25", "max_nodes": 50}
+
+    rendered = render(tmp_path, **of_platform(name, nodes=[master], pools=[batch]))
+
+    files = {
+        payload.name: yaml.safe_load(payload.user_data.read_text())["write_files"]
+        for payload in (*rendered.nodes, *rendered.pools)
+    }
+    manifests = {
+        owner: json.loads(file["content"])
+        for owner, of_owner in files.items()
+        for file in of_owner
+        if file["path"] == MANIFEST_PATH
+    }
+    assert manifests["m-1"]["lease"] == ["10.80.0.11"]
+    assert "lease" not in manifests["batch"]
+    assert manifests["batch"]["pool"]["addresses"] == "10.80.0.128/25"
 
 
 def test_a_seed_is_attached_as_it_is(tmp_path: Path) -> None:

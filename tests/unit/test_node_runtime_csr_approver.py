@@ -17,6 +17,7 @@ from tests.unit.test_node_runtime_csr_rules import NODES, csr
 from kubekiln_node import csr_approver  # isort: skip
 from kubekiln_node.csr_approver import read_config, serve  # isort: skip
 from kubekiln_node.csr_client import ApiError, CsrClient, read_kubeconfig  # isort: skip
+from kubekiln_node.csr_rules import judge  # isort: skip
 
 BASE = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 
@@ -161,6 +162,53 @@ def test_a_stranger_is_mentioned_once(tmp_path: Path, certificates: Certificates
 
     assert len(lines) == 1
     assert "stranger" in lines[0]
+
+
+def test_a_request_that_nobody_foresaw_stops_no_other(
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge_or_die(request: dict[str, Any], nodes: Any) -> Any:
+        if request["metadata"]["name"] == "csr-a":
+            raise RuntimeError("unforeseen")
+        return judge(request, nodes)
+
+    monkeypatch.setattr(csr_approver, "judge", judge_or_die)
+    api = FakeApi()
+    api.listed = [named("csr-a"), named("csr-b")]
+    api.events = [{"type": "ADDED", "object": named("csr-c")}]
+
+    lines = run(tmp_path, certificates, api, rounds=2)
+
+    assert set(api.decided) == {"csr-b", "csr-c"}
+    assert [line for line in lines if " csr-a " in line] == [
+        "csr-approver: csr-a left alone: it can't be judged: RuntimeError('unforeseen')"
+    ]
+
+
+def test_a_decision_that_the_api_takes_for_none_stops_no_other(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    api = FakeApi()
+    api.listed = [named("csr-a"), named("csr-b")]
+    api.put_status = 422
+
+    lines = run(tmp_path, certificates, api)
+
+    assert [line.split(":")[1] for line in lines] == [
+        " csr-a can't be decided", " csr-b can't be decided"
+    ]  # fmt: skip
+    assert any("watch=1" in query for query in api.queries)
+
+
+def test_a_reason_is_never_longer_than_etcd_takes(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    api = FakeApi()
+    api.listed = [named("csr-a", usages=["x" * 100_000])]
+
+    run(tmp_path, certificates, api)
+
+    assert len(api.decided["csr-a"]["message"]) == csr_approver.LONGEST_REASON
 
 
 def test_pauses_grow_to_a_bound_while_the_api_is_away() -> None:

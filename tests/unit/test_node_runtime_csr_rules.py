@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +52,25 @@ def make_request(
     if extra:
         builder = builder.add_extension(extra, critical=False)
     return builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def odd_name(name: str) -> x509.ExtensionType:
+    """Alternative names of a kind that cryptography reads none of, really encoded."""
+    empty = {"x400Address": b"\xa3\x00", "ediPartyName": b"\xa5\x04\xa1\x02\x0c\x00"}[name]
+    value = b"\x30" + bytes([len(empty)]) + empty
+    return x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value)
+
+
+@pytest.mark.parametrize("name", ["x400Address", "ediPartyName"])
+def test_a_name_of_an_unheard_of_kind_is_denied_and_stops_nobody(name: str) -> None:
+    request = make_request((), extra=odd_name(name))
+    with pytest.raises(x509.UnsupportedGeneralNameType):
+        assert x509.load_pem_x509_csr(request).extensions
+
+    verdict = judge(csr(request), NODES)
+
+    assert verdict.action == "deny"
+    assert "no certificate request that can be read" in verdict.reason
 
 
 def csr(request: bytes | None = None, **spec: Any) -> dict[str, Any]:

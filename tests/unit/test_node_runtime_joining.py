@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -28,10 +29,12 @@ from kubekiln_node.joining import (  # isort: skip
     refusal,
     token_trouble,
     wait_for_address,
+    wait_for_certificate,
 )
 from kubekiln_node.manifest import ManifestError, read_manifest  # isort: skip
 from kubekiln_node.phases import phases_of  # isort: skip
 from kubekiln_node.pool import Pool  # isort: skip
+from kubekiln_node.waiting import Rarely  # isort: skip
 
 EXPIRES = 1_800_000_000
 RAW: dict[str, Any] = {
@@ -216,6 +219,51 @@ def test_the_way_to_a_network_tells_the_own_address() -> None:
         'address=refused reason="the address is 10.85.0.9, not in 127.0.0.0/8"'
     )
     assert "missing, it shall be in" in address_trouble("", POOL)
+
+
+def test_a_pool_of_one_address_has_a_way_too() -> None:
+    assert own_address("127.0.0.1/32") == "127.0.0.1"
+    assert own_address("127.0.0.0/31").startswith("127.")
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_what_is_dear_to_answer_is_asked_ever_more_rarely(chance: float) -> None:
+    now, asked = 0.0, []
+    rarely = Rarely(
+        lambda: asked.append(now) or f"answer {len(asked)}",
+        until_then="none yet",
+        clock=lambda: now,
+        random=lambda: chance,
+    )
+    assert rarely() == "none yet"
+
+    while now < 3600:
+        now += 2
+        assert rarely() == (f"answer {len(asked)}" if asked else "none yet")
+
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
+    assert 2 <= asked[0] <= 6
+    assert pauses[:6] == sorted(pauses[:6])
+    assert 22 <= max(pauses) <= 40
+    assert sum(at <= 120 for at in asked) >= 5
+
+
+def test_the_certificate_is_seen_at_once_though_the_api_is_asked_rarely(tmp_path: Path) -> None:
+    waited, asked = Waited(), []
+    certificate = tmp_path / "kubelet-client-current.pem"
+
+    def refuse() -> str:
+        asked.append(waited.seconds)
+        if len(asked) == 8:
+            certificate.touch()
+        return "join=refused reason=x"
+
+    wait_for_certificate(str(certificate), refuse, waited.waiting, clock=lambda: waited.seconds)
+
+    assert len(asked) == 8
+    assert asked[-1] > 60
+    assert waited.seconds == asked[-1] + 2
+    assert len(waited.lines) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,16 +15,13 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_node_runtime_csr_rules import KEY, dns, ip, make_request
+from tests.unit.test_node_runtime_csr_rules import dns, ip, make_request
 
-from kubekiln_node.csr_approver import serve  # isort: skip
-from kubekiln_node.csr_client import ApiError  # isort: skip
 from kubekiln_node.csr_pools import (  # isort: skip
     Claim,
     Facts,
     KnownPool,
     claim_of,
-    facts_about,
     judge_claim,
     read_pools,
 )
@@ -220,94 +217,18 @@ def test_a_node_may_not_serve_as_another(
     assert said in reason
 
 
+def test_a_node_that_says_that_its_address_is_none_is_where_it_is_else() -> None:
+    odd = NODE._replace(own=frozenset({"10.80.0.130", "nowhere", ""}))
+
+    assert judge(serving(ip("10.80.0.130")), odd)[0] == "approve"
+    assert judge(serving(ip("10.80.0.131")), odd)[0] == "deny"
+
+
 def test_a_serving_certificate_waits_for_the_node_object() -> None:
     assert judge(serving(dns("batch-1")), FREE)[0] == "wait"
-
-
-def gathered(csr: dict[str, Any], *requests: dict[str, Any]) -> Facts:
-    claim = claim_of(csr, (BATCH,), DECLARED)
-    assert claim is not None
-    return facts_about(csr, claim, own=None, members=[], requests=[csr, *requests], now=NOW)
-
-
-def approved(csr: dict[str, Any], *, ago: timedelta) -> dict[str, Any]:
-    when = (NOW - ago).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return csr | {"status": {"conditions": [{"type": "Approved", "lastUpdateTime": when}]}}
-
-
-def test_of_two_machines_of_one_name_the_first_gets_it_whoever_decides() -> None:
-    one, two = client(called="csr-1"), client(called="csr-2", pem=other_key("batch-1"))
-
-    assert gathered(one, two).rival == ""
-    assert gathered(two, one).rival == "csr-1"
-    assert gathered(two, approved(one, ago=timedelta(seconds=5))).rival == "csr-1"
-
-
-def test_a_name_is_free_again_once_its_machine_had_time_to_register() -> None:
-    one, two = client(called="csr-1"), client(called="csr-2", pem=other_key("batch-1"))
-
-    assert gathered(two, approved(one, ago=timedelta(hours=1))).rival == ""
-
-
-def test_the_same_machine_may_ask_twice() -> None:
-    assert KEY.curve.name == "secp256r1"
-    assert gathered(client(called="csr-2"), client(called="csr-1")).rival == ""
 
 
 @pytest.mark.parametrize("raw", [None, {}, [1], [{"name": "batch"}]])
 def test_pools_that_make_no_sense_are_refused(raw: Any) -> None:
     with pytest.raises(ValueError, match="pool"):
         read_pools(raw)
-
-
-class FakeCluster:
-    """An API with requests and Nodes; a Node comes after it was asked for once."""
-
-    def __init__(self, *requests: dict[str, Any]) -> None:
-        self.requests = list(requests)
-        self.nodes: dict[str, dict[str, Any]] = {}
-        self.decided: dict[str, str] = {}
-        self.late: dict[str, dict[str, Any]] = {}
-
-    def list_all(self) -> tuple[list[dict[str, Any]], str]:
-        return [r for r in self.requests if r["metadata"]["name"] not in self.decided], "1"
-
-    def watch(self, version: str) -> Any:
-        assert version == "1"
-        yield from ()
-
-    def get_node(self, name: str) -> dict[str, Any] | None:
-        found = self.nodes.get(name)
-        self.nodes |= self.late
-        return found
-
-    def list_nodes(self, selector: str) -> list[dict[str, Any]]:
-        assert selector == "kubekiln/pool=batch"
-        return list(self.nodes.values())
-
-    def decide(self, csr: dict[str, Any], condition: dict[str, Any]) -> None:
-        if csr["metadata"]["name"] in self.decided:
-            raise ApiError(409, "decided")
-        self.decided[csr["metadata"]["name"]] = condition["type"]
-
-
-def test_a_machine_joins_and_serves_as_soon_as_its_node_is_there() -> None:
-    cluster = FakeCluster(client(), serving(dns("batch-1"), ip("10.80.0.130")))
-    node = {"metadata": {"name": "batch-1"}}
-    addresses = [{"type": "InternalIP", "address": "10.80.0.130"}]
-    cluster.late = {"batch-1": {**node, "status": {"addresses": addresses}}}
-    pauses: list[float] = []
-
-    serve(cluster, {}, (BATCH,), sleep=pauses.append, log=lambda _line: None, rounds=3)
-
-    assert cluster.decided == {"csr-1": "Approved", "csr-2": "Approved"}
-
-
-def test_a_node_that_never_comes_is_looked_for_ever_more_rarely() -> None:
-    cluster = FakeCluster(serving(dns("batch-1")))
-    pauses: list[float] = []
-
-    serve(cluster, {}, (BATCH,), sleep=pauses.append, log=lambda _line: None, rounds=6)
-
-    assert pauses == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
-    assert cluster.decided == {}

@@ -19,6 +19,7 @@ from kubekiln_node.csr_client import ApiError, CsrClient, read_kubeconfig
 from kubekiln_node.csr_pools import KnownPool, claim_of, facts_about, judge_claim, read_pools
 from kubekiln_node.csr_request import Verdict, is_decided
 from kubekiln_node.csr_rules import Addresses, judge, read_addresses
+from kubekiln_node.csr_seen import Seen, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,9 +27,13 @@ if TYPE_CHECKING:
 CONFIG_PATH = "/etc/kubekiln/csr-approver.json"
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
+# A request may be as long as a megabyte, and a reason quotes it: one that etcd wouldn't take would
+# be tried for ever.
+LONGEST_REASON = 1000
+# What says that the API is away or lets nobody do this now: to be tried again as a whole.
+AWAY = (OSError, http.client.HTTPException, ApiError)
 # A kubelet may ask for its serving certificate a moment before its Node is there.
 LONGEST_WAIT_S = 4.0
-POOL_LABEL = "kubekiln/pool"
 
 
 class Client(Protocol):
@@ -43,8 +48,8 @@ class Client(Protocol):
     def get_node(self, name: str) -> dict[str, object] | None:
         """Get a Node, if there is one of this name."""
 
-    def list_nodes(self, selector: str) -> list[dict[str, object]]:
-        """List the Nodes with a label."""
+    def list_nodes(self) -> list[dict[str, object]]:
+        """List the Nodes."""
 
     def decide(self, csr: dict[str, object], condition: dict[str, object]) -> None:
         """Record a decision."""
@@ -99,14 +104,17 @@ def serve(
         try:
             items, version = client.list_all()
             pause_s = FIRST_PAUSE_S
-            if any([approver.handle(csr) == "wait" for csr in items]):
+            seen = approver.look(items)
+            if any([approver.handle(csr, seen) == "wait" for csr in items]):
                 # Nobody tells us when its Node is there: look again.
                 sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
                 continue
             wait_s = FIRST_PAUSE_S
             for csr in client.watch(version):
-                if approver.handle(csr) == "wait":
+                # Who comes while one look's requests are decided, waits for the next, which is at
+                # all of them: so many that come at once don't each cost a list of everything.
+                if approver.handle(csr) == "look":
                     break
         except (OSError, http.client.HTTPException, ApiError, ValueError) as error:
             log(f"csr-approver: {error}; again in {pause_s:g} s")
@@ -130,40 +138,54 @@ class Approver:
         self._log = log
         self._left_alone: set[str] = set()
 
-    def handle(self, csr: dict[str, object]) -> str:
-        """Judge one request and do accordingly; what was done."""
-        metadata = csr.get("metadata")
-        name = str(metadata.get("name")) if isinstance(metadata, dict) else "?"
-        verdict = self._judge(csr)
+    def look(self, requests: list[dict[str, object]]) -> Seen:
+        """Take all requests, and the Nodes of this moment, to judge by."""
+        now = datetime.datetime.now(tz=datetime.UTC)
+        return Seen(requests, self._client.list_nodes, now)
+
+    def handle(self, csr: dict[str, object], seen: Seen | None = None) -> str:
+        """Judge one request and do accordingly; what was done, `look` where that must be seen.
+
+        What was decided is written into the request too: those that follow are judged by it.
+        """
+        name = name_of(csr)
+        try:
+            verdict = self._judge(csr, seen)
+        except AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one request does, others must go on
+            verdict = Verdict("leave", f"it can't be judged: {error!r}"[:LONGEST_REASON])
+        if verdict.action == "look":
+            return "look"
         if verdict.action in ("leave", "wait"):
             if verdict.reason != "already decided" and name not in self._left_alone:
                 self._log(f"csr-approver: {name} left alone: {verdict.reason}")
                 self._left_alone.add(name)
             return verdict.action
+        condition = condition_of(verdict)
         try:
-            self._client.decide(csr, condition_of(verdict))
+            self._client.decide(csr, condition)
+            csr["status"] = {"conditions": [condition]}
         except ApiError as error:
+            if error.status in (400, 413, 422):
+                self._log(f"csr-approver: {name} can't be decided: {error}")
             # Decided or deleted meanwhile: the watch brings what is left of it.
-            if error.status not in (404, 409):
+            elif error.status not in (404, 409):
                 raise
             return "leave"
-        self._log(f"csr-approver: {name} {verdict.action}: {verdict.reason}")
+        self._log(f"csr-approver: {name} {verdict.action}: {verdict.reason[:LONGEST_REASON]}")
         return verdict.action
 
-    def _judge(self, csr: dict[str, object]) -> Verdict:
+    def _judge(self, csr: dict[str, object], seen: Seen | None) -> Verdict:
         claim = claim_of(csr, self._pools, self._nodes)
         if claim is None:
             return judge(csr, self._nodes)
         if is_decided(csr):
             return Verdict("leave", "already decided")
-        facts = facts_about(
-            csr,
-            claim,
-            own=self._client.get_node(claim.node) if claim.is_possible else None,
-            members=self._client.list_nodes(f"{POOL_LABEL}={claim.pool.name}"),
-            requests=self._client.list_all()[0],
-            now=datetime.datetime.now(tz=datetime.UTC),
-        )
+        if seen is None:
+            return Verdict("look", "others' requests and Nodes matter")
+        own = self._client.get_node(claim.node) if claim.is_possible else None
+        facts = facts_about(csr, claim, own=own, seen=seen)
         return judge_claim(csr, claim, facts, self._nodes)
 
 
@@ -174,6 +196,6 @@ def condition_of(verdict: Verdict) -> dict[str, object]:
         "type": "Approved" if verdict.action == "approve" else "Denied",
         "status": "True",
         "reason": "KubekilnApprover",
-        "message": verdict.reason,
+        "message": verdict.reason[:LONGEST_REASON],
         "lastUpdateTime": now,
     }

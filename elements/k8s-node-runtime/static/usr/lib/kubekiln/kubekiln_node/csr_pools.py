@@ -8,7 +8,6 @@ in the pool's range that its Node object has and no other one of the pool.
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from kubekiln_node.csr_request import (
@@ -19,12 +18,12 @@ from kubekiln_node.csr_request import (
     common_name,
     form_problems,
     groups_of,
-    is_decided,
     read_request,
     spec_of,
     usage_problems,
 )
 from kubekiln_node.csr_rules import serving_problems
+from kubekiln_node.csr_seen import Asked, Seen, addresses_of
 from kubekiln_node.pool import has_address, has_name
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_USER = "system:bootstrap:"
 GROUP_PREFIX = "system:bootstrappers:kubekiln:"
-# So long after an approval a machine may not have registered its Node yet.
-REGISTERS_S = 120
 
 Object = dict[str, object]
 
@@ -65,7 +62,7 @@ class Facts(NamedTuple):
     own: frozenset[str] | None
     """Addresses of the Node of this name; None if there is none."""
     others: dict[str, frozenset[str]]
-    """The pool's other nodes, and their addresses."""
+    """The pool's other nodes, and their addresses; also those that were let in and aren't there."""
     rival: str
     """Another request for this name, which comes first; its name."""
 
@@ -130,7 +127,10 @@ def _client_problems(csr: Object, claim: Claim, facts: Facts, declared: Iterable
     if facts.own is not None:
         problems.append(f"there is a Node {node} already; if its machine is gone, delete that Node")
     if facts.rival:
-        problems.append(f"{facts.rival} asked for the name {node} before")
+        problems.append(
+            f"{facts.rival} asked for the name {node} before; if its machine is gone, delete that "
+            "CertificateSigningRequest"
+        )
     if len(facts.others) >= pool.max_nodes:
         problems.append(f"pool {pool.name} has its {pool.max_nodes} nodes already")
     return problems
@@ -146,73 +146,45 @@ def _serving_problems(csr: Object, claim: Claim, facts: Facts) -> list[str]:
     return serving_problems(spec_of(csr), claim.node, own)
 
 
-def facts_about(
-    csr: Object,
-    claim: Claim,
-    *,
-    own: Object | None,
-    members: Iterable[Object],
-    requests: Iterable[Object],
-    now: datetime.datetime,
-) -> Facts:
-    """Put together what the API knows: a Node, the pool's Nodes, and all requests."""
-    others = {_name(node): addresses_of(node) for node in members if _name(node) != claim.node}
-    rivals = [_name(other) for other in requests if _is_rival(other, csr, claim, now)]
-    return Facts(None if own is None else addresses_of(own), others, (rivals or [""])[0])
+def facts_about(csr: Object, claim: Claim, *, own: Object | None, seen: Seen) -> Facts:
+    """Put together what the API knows: the Node of this name, and what was seen of the others."""
+    addresses = None if own is None else addresses_of(own)
+    is_client = spec_of(csr).get("signerName") == CLIENT_SIGNER
+    if own is None and not is_client:
+        return Facts(None, {}, "")
+    others = {
+        node: found
+        for node, found in seen.nodes.items()
+        if has_name(claim.pool.prefix, node) and node != claim.node
+    }
+    if not is_client:
+        return Facts(addresses, others, "")
+    expected = [node for node in seen.expected if has_name(claim.pool.prefix, node)]
+    others |= {node: frozenset() for node in expected if node != claim.node}
+    return Facts(addresses, others, (_rivals(csr, claim, seen) or [""])[0])
 
 
-def addresses_of(node: Object) -> frozenset[str]:
-    """Give the addresses in a Node's status."""
-    status = node.get("status")
-    found = status.get("addresses") if isinstance(status, dict) else None
-    return frozenset(
-        str(item.get("address"))
-        for item in found or []
-        if isinstance(item, dict) and item.get("type") in ("InternalIP", "ExternalIP")
-    )
+def _rivals(csr: Object, claim: Claim, seen: Seen) -> list[str]:
+    """List who asked for the same name before, with another key, and may have got it."""
+    request = read_request(spec_of(csr))
+    if request is None:
+        return []
+    own = Asked(csr, request.key)
+    return [
+        other.name
+        for other in seen.asked.get(claim.node, [])
+        if other.name != own.name and other.key != own.key and _is_first(other, own, claim, seen)
+    ]
 
 
-def _is_rival(other: Object, csr: Object, claim: Claim, now: datetime.datetime) -> bool:
-    """Tell whether another machine asked for the same name before, and may have got it.
+def _is_first(other: Asked, own: Asked, claim: Claim, seen: Seen) -> bool:
+    """Tell whether another machine comes before this one, for as long as its request is there.
 
-    Every master's approver sees the same order, so that no two say yes to two machines.
+    One that was approved and had its Node since then comes no more: if that Node is gone (another
+    problem if it isn't), somebody deleted it.
     """
-    spec = spec_of(other)
-    if spec.get("signerName") != CLIENT_SIGNER or _name(other) == _name(csr):
-        return False
-    theirs, ours = read_request(spec), read_request(spec_of(csr))
-    if theirs is None or ours is None or theirs.key == ours.key:
-        return False
-    if common_name(theirs) != USER_PREFIX + claim.node:
-        return False
-    if not is_decided(other):
-        return _order(other) < _order(csr)
-    return any(
-        condition.get("type") == "Approved" and _age_s(condition, now) < REGISTERS_S
-        for condition in _conditions(other)
-    )
-
-
-def _conditions(csr: Object) -> list[dict[str, object]]:
-    status = csr.get("status")
-    found = status.get("conditions") if isinstance(status, dict) else None
-    return [condition for condition in found or [] if isinstance(condition, dict)]
-
-
-def _age_s(condition: Object, now: datetime.datetime) -> float:
-    try:
-        then = datetime.datetime.fromisoformat(str(condition.get("lastUpdateTime")))
-        return (now - then).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _order(csr: Object) -> tuple[str, str]:
-    metadata = csr.get("metadata")
-    created = metadata.get("creationTimestamp") if isinstance(metadata, dict) else None
-    return str(created or ""), _name(csr)
-
-
-def _name(item: Object) -> str:
-    metadata = item.get("metadata")
-    return str(metadata.get("name")) if isinstance(metadata, dict) else "?"
+    if not other.is_decided:
+        # Any node may ask in any name: without the token nobody answers, and it comes never.
+        has_token = GROUP_PREFIX + claim.pool.name in groups_of(spec_of(other.csr))
+        return has_token and other.order < own.order
+    return other.is_approved and not seen.has_registered(claim.node, other)

@@ -26,6 +26,8 @@ UNREADABLE = (
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
+    # Of alternative names that are an x400Address or an ediPartyName.
+    x509.UnsupportedGeneralNameType,
 )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from kubekiln_node.api import client_context, get
@@ -18,7 +19,7 @@ from kubekiln_node.clock import stamp
 from kubekiln_node.console import fail, quote
 from kubekiln_node.pool import has_address, has_certificate
 from kubekiln_node.status import write_atomic
-from kubekiln_node.waiting import Waiting
+from kubekiln_node.waiting import Rarely, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 ANY_REQUEST = f"{REQUESTS}?limit=1"
 SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 FIRST_REQUESTS = f"{REQUESTS}?fieldSelector=spec.signerName%3D{SIGNER}"
+UNDECIDED = f"join=undecided reason={quote('no master has approved its certificate yet')}"
 
 
 def main() -> int:
@@ -52,14 +54,12 @@ def main() -> int:
         return fail(f"join: {MANIFEST_PATH} is not that of a pool")
     waiting, server = Waiting(manifest.node), str(manifest.report["server"])
     if "--certificate" in sys.argv[1:]:
-        waiting.until(
-            lambda: (
-                ""
-                if has_certificate(str(manifest.report["cert"]))
-                else refusal(
-                    get(server, FIRST_REQUESTS, context, token=token).json(), manifest.node
-                )
-            )
+        wait_for_certificate(
+            str(manifest.report["cert"]),
+            lambda: refusal(
+                get(server, FIRST_REQUESTS, context, token=token).json(), manifest.node
+            ),
+            waiting,
         )
         return 0
     wait_for_address(pool, manifest.node, waiting)
@@ -87,6 +87,18 @@ def wait_for_address(
     write_atomic(path, text, mode=0o644)
 
 
+def wait_for_certificate(
+    path: str,
+    ask: Callable[[], str],
+    waiting: Waiting,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait for the kubelet's certificate; `ask` the API now and then why it isn't there."""
+    refused = Rarely(ask, until_then=UNDECIDED, clock=clock)
+    waiting.until(lambda: "" if has_certificate(path) else refused())
+
+
 def own_address(network: str) -> str:
     """Find the address from which this machine talks to a network; nothing if it can't yet.
 
@@ -94,7 +106,9 @@ def own_address(network: str) -> str:
     """
     import ipaddress
 
-    to = str(ipaddress.ip_network(network)[1])
+    # The first address that a machine may have; the one of a /32 is the network itself.
+    addresses = ipaddress.ip_network(network)
+    to = str(addresses[min(1, addresses.num_addresses - 1)])
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as end:
         try:
@@ -136,7 +150,7 @@ def refusal(listed: dict[str, object], node: str) -> str:
             if condition.get("type") == "Denied":
                 why = f"{csr['metadata']['name']}: {condition.get('message')}"
                 return f"join=refused reason={quote(why)}"
-    return f"join=undecided reason={quote('no master has approved its certificate yet')}"
+    return UNDECIDED
 
 
 def is_for(csr: dict[str, Any], node: str) -> bool:

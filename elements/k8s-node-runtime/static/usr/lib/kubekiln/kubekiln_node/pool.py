@@ -30,7 +30,7 @@ def read_pool(raw: object) -> Pool:
     for key, kind in KEYS.items():
         if type(raw[key]) is not kind or not raw[key]:
             raise ValueError(f"pool.{key} is {raw[key]!r}")
-    has_address(raw["addresses"], "0.0.0.0")  # noqa: S104 - only to see that it is a network
+    has_address(raw["addresses"], "0.0.0.0")  # noqa: S104 - raises where it is no network
     return Pool(**raw)
 
 
@@ -40,10 +40,17 @@ def has_name(prefix: str, name: str) -> bool:
 
 
 def has_address(addresses: str, address: str) -> bool:
-    """Tell whether a machine at this address is where the pool's machines are."""
+    """Tell whether a machine at this address is where the pool's machines are.
+
+    What is no address is nowhere: a kubelet writes into its Node's status what it likes.
+    """
     import ipaddress  # most nodes are of no pool, and it is slow on an emulated CPU
 
-    return ipaddress.ip_address(address) in ipaddress.ip_network(addresses)
+    network = ipaddress.ip_network(addresses)
+    try:
+        return ipaddress.ip_address(address) in network
+    except ValueError:
+        return False
 
 
 def has_certificate(path: str) -> bool:
