@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloudinit import sizing
-from cloudinit.credentials import PKI_DIR, client_spec, kubeconfig_file, leaf_files
+from cloudinit.credentials import PKI_DIR, as_kubelet, client_spec, leaf_files
 from cloudinit.families import joined
 from cloudinit.model import Cluster
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
@@ -62,12 +62,11 @@ def _part(context: Context, *files: NodeFile) -> Part:
     user = f"system:node:{context.node.name}"
     spec = client_spec(context, "kubelet", user, organization="system:nodes")
     pair = f"{PKI_DIR}/kubelet"
-    credential = {"client-certificate": f"{pair}.crt", "client-key": f"{pair}.key"}
     return Part(
         files=(
             *files,
             *leaf_files(context, spec, pair),
-            kubeconfig_file(context, DISCOVERY, credential, server=context.api_url),
+            as_kubelet(context, DISCOVERY),
             kubelet.resolver(context),
             unit("kubelet.service", template="kubeadm/kubelet.service"),
             unit(UNIT),

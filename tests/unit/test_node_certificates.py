@@ -31,8 +31,6 @@ LEAVES = {
     ),
     f"{PKI}/scheduler": (KUBERNETES, "CN = system:kube-scheduler", {"sslclient", "sslserver"}),
     f"{PKI}/kubelet": (KUBERNETES, "O = system:nodes, CN = system:node:lab-1", {"sslclient"}),
-    f"{PKI}/kube-proxy": (KUBERNETES, "CN = system:kube-proxy", {"sslclient"}),
-    f"{PKI}/flannel": (KUBERNETES, "CN = kubekiln:flannel", {"sslclient"}),
     f"{PKI}/csr-approver": (KUBERNETES, "CN = kubekiln:csr-approver", {"sslclient"}),
     f"{PKI}/admin": (KUBERNETES, "O = kubekiln:cluster-admins, CN = kubernetes-admin",
                      {"sslclient"}),

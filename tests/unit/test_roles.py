@@ -140,6 +140,32 @@ def test_the_search_finds_what_is_planted(examples: Rendered, path: str) -> None
     assert foreign_secrets(planted, {**cluster, "hs-worker-1": planted}) != []
 
 
+def test_kube_proxy_and_flannel_are_the_kubelet_that_may_write_its_own_node(
+    examples: Rendered,
+) -> None:
+    nodes = [f for c in examples.values() for f in c.values() if role_of(f) not in ("etcd", "lb")]
+
+    for files in nodes:
+        pair = {"client-certificate": f"{PKI}/kubelet.crt", "client-key": f"{PKI}/kubelet.key"}
+        if role_of(files) == "pool":
+            pair = dict.fromkeys(pair, "/var/lib/kubelet/pki/kubelet-client-current.pem")
+        for who in ("kube-proxy", "flannel"):
+            said = yaml.safe_load(files[f"/etc/kubernetes/{who}.conf"].content)
+            assert said["users"][0]["user"] == pair
+        if role_of(files) == "worker":
+            assert [p for p in files if p.endswith(".key")] == [f"{PKI}/kubelet.key"]
+
+
+def test_no_role_of_ours_may_write_nodes(examples: Rendered) -> None:
+    for cluster in examples.values():
+        for files in cluster.values():
+            for path in (p for p in files if p.startswith("/etc/kubernetes/bootstrap/")):
+                for document in yaml.safe_load_all(files[path].content):
+                    for rule in document.get("rules", ()):
+                        wide = {"nodes", "nodes/status", "*"} & set(rule["resources"])
+                        assert not wide or set(rule["verbs"]) <= {"get", "list", "watch"}
+
+
 def test_machines_without_a_kubelet_have_no_identity_in_kubernetes(examples: Rendered) -> None:
     for files in nodes_of(examples, "etcd", "lb"):
         assert not [path for path in files if path.endswith(".conf") and "kubernetes" in path]
