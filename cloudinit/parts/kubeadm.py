@@ -138,9 +138,11 @@ def _cluster_view(context: Context) -> dict[str, Any]:
     cluster, network = context.cluster, context.cluster.network
     size = sizing.size_of(cluster)
     spec = apiserver.server_spec(context)
-    # Every master adds its own name and address by itself.
-    names = [name for name in spec.dns_names if name != context.node.name]
-    names += [str(address) for address in spec.addresses if address not in context.node.addresses]
+    # Written once, for all masters; each adds its own name and address by itself, but not the rest.
+    masters = apiserver.names_and_addresses(context, cluster.masters)
+    added = {name for node in cluster.masters for name in (node.name, node.address)}
+    known = (*spec.dns_names, *masters[0], *spec.addresses, *masters[1])
+    names = [str(name) for name in dict.fromkeys(known) if name not in added]
     return {
         "apiserver_flags": _sorted(sizing.apiserver_flags(cluster)),
         "algorithm": _ALGORITHMS[cluster.pki.algorithm],
