@@ -15,6 +15,7 @@ from cloudinit.finding import Finding, Rule
 from cloudinit.flannelbackends import FLANNEL_RULES
 from cloudinit.labels import labels_are_the_kubelets_to_set
 from cloudinit.model import Cluster
+from cloudinit.namerules import NAME_RULES
 from cloudinit.networkrules import NETWORK_RULES
 from cloudinit.nicrules import NIC_RULES
 from cloudinit.poolrules import POOL_RULES
@@ -87,6 +88,7 @@ def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     the_version_is_supported,
+    *NAME_RULES,
     *NETWORK_RULES,
     *DATASOURCE_RULES,
     *FLANNEL_RULES,

@@ -13,7 +13,7 @@ from cloudinit.poolrules import POOL_RULES
 from cloudinit.protectrules import PROTECT_RULES
 from cloudinit.rules import RULES, findings, load_cluster
 from kubekiln.errors import EXIT_USAGE, ConfigError
-from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
+from tests.support.clusters import cluster_data, make_cluster, make_project, render, write_cluster
 
 
 def node(**changes: Any) -> dict[str, Any]:
@@ -212,6 +212,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"etcd": {"heartbeat_ms": 500}},
         "election_ms 1000 is less than five times heartbeat_ms 500",
     ),
+    "a cluster with a long name": ({"name": "c" * 50}, "certificates have room for 49"),
+    "a node with a long name": ({"nodes": [node(name="n" * 53)]}, "of a kubelet has room for 52"),
     "pods too many": ({"kubelet": {"max_pods": 500}}, "more than the 253 addresses"),
 }
 
@@ -259,6 +261,13 @@ def test_every_rule_has_nothing_against_a_good_cluster_and_something_against_a_b
     # About network cards: test_nic_rules.py; pools: test_pools.py; protection: test_protect.py.
     elsewhere = (*NIC_RULES, *POOL_RULES, *PROTECT_RULES)
     assert fired == {rule.__name__ for rule in RULES if rule not in elsewhere}
+
+
+def test_the_longest_names_that_are_taken_can_be_rendered(tmp_path: Path) -> None:
+    names = {"name": "c" * 49, "nodes": [node(name="n" * 52)]}
+
+    assert findings(make_cluster(**names)) == []
+    assert len(render(tmp_path, **names).nodes) == 1
 
 
 def test_a_worker_may_have_labels_of_its_own_and_of_where_it_is(tmp_path: Path) -> None:
