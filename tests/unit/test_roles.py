@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from cryptography import x509
 from cloudinit.part import NodeFile
 from cloudinit.roles import ROLES
 from cloudinit.userdata import MANIFEST_PATH
-from tests.support.clusters import CONFIGS, render_example
+from tests.support.clusters import CONFIGS, render_example, render_files
 
 EXAMPLES = sorted(path.stem for path in (CONFIGS / "clusters").glob("*.yaml"))
 # What is only of kubeadm's way is in test_kubeadm.py.
@@ -242,6 +243,19 @@ def test_nodes_find_the_api_on_their_own_loopback(examples: Rendered) -> None:
 
         assert server["cluster"]["server"] == "https://127.0.0.1:7443"
         assert "bind 127.0.0.1:7443\n" in files["/etc/haproxy/haproxy.cfg"].content.decode()
+
+
+def test_a_single_node_that_keeps_pods_off_has_its_taint_and_its_part_of_the_pod_network(
+    tmp_path: Path,
+) -> None:
+    files = render_files(tmp_path, kubelet={"pods_on_masters": False})
+
+    spec = yaml.safe_load(files["/etc/kubernetes/bootstrap/10-node.yaml"].content)["spec"]
+    assert spec == {
+        "taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}],
+        "podCIDR": "10.244.0.0/24",
+        "podCIDRs": ["10.244.0.0/24"],
+    }
 
 
 def test_only_masters_beside_workers_keep_pods_off(examples: Rendered) -> None:
