@@ -13,7 +13,7 @@ from cloudinit.bootstraprules import BOOTSTRAP_RULES
 from cloudinit.datasource import DATASOURCE_RULES
 from cloudinit.finding import Finding, Rule
 from cloudinit.flannelbackends import FLANNEL_RULES
-from cloudinit.labels import labels_are_the_kubelets_to_set
+from cloudinit.labels import LABEL_RULES
 from cloudinit.model import Cluster
 from cloudinit.namerules import NAME_RULES
 from cloudinit.networkrules import NETWORK_RULES
@@ -94,7 +94,7 @@ RULES: tuple[Rule, ...] = (
     *FLANNEL_RULES,
     a_single_node_is_alone,
     there_is_a_control_plane,
-    labels_are_the_kubelets_to_set,
+    *LABEL_RULES,
     etcd_survives_what_it_seems_to,
     ports_of_a_master_are_distinct,
     *NIC_RULES,

@@ -31,6 +31,11 @@ def masters(*roles: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def worker_with(key: str, value: str) -> dict[str, Any]:
+    """A cluster with a worker that has a label."""
+    return {"nodes": [*masters("master")["nodes"], node(role="worker", labels={key: value})]}
+
+
 def dual(*, nodes: list[dict[str, Any]] | None = None, **network: Any) -> dict[str, Any]:
     """A single node of both families."""
     both = {"node_cidr": ["10.80.0.0/24", "fd00:80::/64"], "gateway": ["10.80.0.1", "fd00:80::1"]}
@@ -196,14 +201,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an address for one": ({"api": {"vip": "10.80.0.9"}}, "a single node has no use"),
     "one port for two": (masters("master", api={"local_port": 6443}), "the API's own port"),
     "a label of others": (
-        {
-            "nodes": [
-                *masters("master")["nodes"],
-                node(role="worker", labels={"node-role.kubernetes.io/worker": ""}),
-            ]
-        },
+        worker_with("node-role.kubernetes.io/worker", ""),
         "may not give itself the label node-role.kubernetes.io/worker",
     ),
+    "a label of who only looks like the kubelet": (
+        worker_with("my-node.kubernetes.io/x", ""),
+        "may not give itself the label my-node.kubernetes.io/x",
+    ),
+    "a label with a space": (worker_with("a b", ""), "'a b' is not the key of a label"),
+    "a label of nothing": (worker_with("example.com/", ""), "'example.com/' is not the key"),
+    "a label of no domain": (worker_with("Example.com/a", ""), "'Example.com/a' is not the key"),
+    "a label's long value": (worker_with("a", "x" * 64), "is not the value of a label"),
+    "a label's line": (worker_with("a", "x\n"), "is not the value of a label"),
+    "a label of two": (worker_with("a", "x,b=y"), "'x,b=y' is not the value of a label"),
     "pod network too small for the plan": (
         {"planned_nodes": 300},
         "pod_cidr 10.244.0.0/16 has parts for 256 nodes of 300",
@@ -271,7 +281,10 @@ def test_the_longest_names_that_are_taken_can_be_rendered(tmp_path: Path) -> Non
 
 
 def test_a_worker_may_have_labels_of_its_own_and_of_where_it_is(tmp_path: Path) -> None:
-    labels = {"disk": "ssd", "topology.kubernetes.io/zone": "z1", "example.com/rack": "7"}
+    labels = {
+        "disk": "ssd", "topology.kubernetes.io/zone": "z1", "example.com/rack": "7", "A_b.c": "",
+        "node.kubernetes.io/x": "y", "a.node.kubernetes.io/x": "y", "mykubernetes.io/x": "z",
+    }  # fmt: skip
     nodes = [*masters("master")["nodes"], node(role="worker", labels=labels)]
 
     assert findings(make_cluster(nodes=nodes)) == []
