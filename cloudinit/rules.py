@@ -19,6 +19,7 @@ from cloudinit.namerules import NAME_RULES
 from cloudinit.networkrules import NETWORK_RULES
 from cloudinit.nicrules import NIC_RULES
 from cloudinit.poolrules import POOL_RULES
+from cloudinit.portrules import PORT_RULES
 from cloudinit.protectrules import PROTECT_RULES
 from kubekiln.config import KeyPath, Source, load_model
 from kubekiln.contract import KubernetesContract
@@ -67,16 +68,6 @@ def etcd_survives_what_it_seems_to(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def ports_of_a_master_are_distinct(cluster: Cluster) -> Iterator[Finding]:
-    """The API server listens on every address of a master, its balancer on one of them."""
-    if cluster.api.local_port == cluster.api.port:
-        yield Finding(
-            ("api", "local_port"),
-            f"local_port {cluster.api.local_port} is the API's own port",
-            "the balancer of a master could not listen there",
-        )
-
-
 def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
     """Only versions whose differences we know."""
     try:
@@ -96,7 +87,7 @@ RULES: tuple[Rule, ...] = (
     there_is_a_control_plane,
     *LABEL_RULES,
     etcd_survives_what_it_seems_to,
-    ports_of_a_master_are_distinct,
+    *PORT_RULES,
     *NIC_RULES,
     *POOL_RULES,
     *BOOTSTRAP_RULES,

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloudinit.nicrules import NIC_RULES
+from cloudinit.parts.balancer import HEALTH_PORT
+from cloudinit.parts.etcd import EVENTS, MAIN
 from cloudinit.poolrules import POOL_RULES
+from cloudinit.portrules import TAKEN
 from cloudinit.protectrules import PROTECT_RULES
 from cloudinit.rules import RULES, findings, load_cluster
 from kubekiln.errors import EXIT_USAGE, ConfigError
+from tests.conftest import ROOT
 from tests.support.clusters import cluster_data, make_cluster, make_project, render, write_cluster
 
 
@@ -200,6 +205,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a node's address": (masters("master", api={"vip": "10.80.0.20"}), "machine's own address"),
     "an address for one": ({"api": {"vip": "10.80.0.9"}}, "a single node has no use"),
     "one port for two": (masters("master", api={"local_port": 6443}), "the API's own port"),
+    "the port of haproxy's health": (
+        masters("master", api={"local_port": 7444}),
+        "local_port 7444",
+    ),
+    "the port of the kubelet": (
+        masters("master", api={"port": 10250}),
+        "is the port of the kubelet",
+    ),
     "a label of others": (
         worker_with("node-role.kubernetes.io/worker", ""),
         "may not give itself the label node-role.kubernetes.io/worker",
@@ -278,6 +291,23 @@ def test_the_longest_names_that_are_taken_can_be_rendered(tmp_path: Path) -> Non
 
     assert findings(make_cluster(**names)) == []
     assert len(render(tmp_path, **names).nodes) == 1
+
+
+def test_the_ports_that_are_taken_are_those_that_parts_name() -> None:
+    named = {HEALTH_PORT}
+    for database in (MAIN, EVENTS):
+        named |= {database.client_port, database.peer_port, database.metrics_port}
+    templates = ROOT / "cloudinit/templates/etc"
+    for path, pattern in (
+        ("coredns/Corefile.j2", r"prometheus :(\d+)"),
+        ("kubernetes/kube-proxy.yaml.j2", r"metricsBindAddress: \S+:(\d+)"),
+    ):
+        (port,) = set(re.findall(pattern, (templates / path).read_text()))
+        named.add(int(port))
+
+    # The others are the components' own defaults.
+    assert set(TAKEN) - named == {22, 53, 10248, 10250, 10256, 10257, 10259}
+    assert named <= set(TAKEN)
 
 
 def test_a_worker_may_have_labels_of_its_own_and_of_where_it_is(tmp_path: Path) -> None:
