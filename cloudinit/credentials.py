@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 
+from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, from_template
 from cloudinit.pki import KeyPair, LeafSpec
 
@@ -92,13 +93,25 @@ def identity(
     return (*leaf_files(context, spec, path), kubeconfig_file(context, use, pair, server=server))
 
 
-def as_kubelet(context: Context, use: str) -> NodeFile:
-    """Let a component of a pool's machine be the kubelet, whose certificate is the only one there.
+def kubelet_pair(context: Context) -> tuple[str, str]:
+    """Name the certificate and the key by which a machine is its node, from its first second.
 
-    A certificate for all machines of the pool would be a secret that all share, and would end
-    without anybody renewing it; and flannel by its own name may write any node's status.
+    Of a declared node that is the rendered one: the kubelet's own file is there only once it has
+    renewed that, after most of its life.
     """
-    pair = dict.fromkeys(("client-certificate", "client-key"), KUBELET_CERTIFICATE)
+    if isinstance(context.owner, NodePool):
+        return KUBELET_CERTIFICATE, KUBELET_CERTIFICATE
+    return f"{PKI_DIR}/kubelet.crt", f"{PKI_DIR}/kubelet.key"
+
+
+def as_kubelet(context: Context, use: str) -> NodeFile:
+    """Let a component be the kubelet of its machine, which may write its own Node alone.
+
+    flannel by a name of its own would have to be let write the status of every Node: from any
+    machine, the address at which another one is reached. And a certificate for all machines of a
+    pool would be a secret that all share, and would end without anybody renewing it.
+    """
+    pair = dict(zip(("client-certificate", "client-key"), kubelet_pair(context), strict=True))
     return kubeconfig_file(context, use, pair, server=context.api_url)
 
 

@@ -13,11 +13,13 @@ from cloudinit.bootstraprules import BOOTSTRAP_RULES
 from cloudinit.datasource import DATASOURCE_RULES
 from cloudinit.finding import Finding, Rule
 from cloudinit.flannelbackends import FLANNEL_RULES
-from cloudinit.labels import labels_are_the_kubelets_to_set
+from cloudinit.labels import LABEL_RULES
 from cloudinit.model import Cluster
+from cloudinit.namerules import NAME_RULES
 from cloudinit.networkrules import NETWORK_RULES
 from cloudinit.nicrules import NIC_RULES
 from cloudinit.poolrules import POOL_RULES
+from cloudinit.portrules import PORT_RULES
 from cloudinit.protectrules import PROTECT_RULES
 from kubekiln.config import KeyPath, Source, load_model
 from kubekiln.contract import KubernetesContract
@@ -66,16 +68,6 @@ def etcd_survives_what_it_seems_to(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def ports_of_a_master_are_distinct(cluster: Cluster) -> Iterator[Finding]:
-    """The API server listens on every address of a master, its balancer on one of them."""
-    if cluster.api.local_port == cluster.api.port:
-        yield Finding(
-            ("api", "local_port"),
-            f"local_port {cluster.api.local_port} is the API's own port",
-            "the balancer of a master could not listen there",
-        )
-
-
 def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
     """Only versions whose differences we know."""
     try:
@@ -87,14 +79,15 @@ def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     the_version_is_supported,
+    *NAME_RULES,
     *NETWORK_RULES,
     *DATASOURCE_RULES,
     *FLANNEL_RULES,
     a_single_node_is_alone,
     there_is_a_control_plane,
-    labels_are_the_kubelets_to_set,
+    *LABEL_RULES,
     etcd_survives_what_it_seems_to,
-    ports_of_a_master_are_distinct,
+    *PORT_RULES,
     *NIC_RULES,
     *POOL_RULES,
     *BOOTSTRAP_RULES,

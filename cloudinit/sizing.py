@@ -141,10 +141,10 @@ def apiserver_flags(cluster: Cluster) -> Flags:
 def dns_replicas(cluster: Cluster) -> int:
     """Give the number of name servers: two, so that one can go, and more with the nodes.
 
-    A pool counts as one node: servers for machines that may never come would wait for ever, as no
-    two of them are on one node.
+    A pool counts as one node, and planned ones as none: servers for machines that may never come
+    would wait for ever, as no two of them are on one node, and updates with them.
     """
-    count = max(sum(owner.runs_pods for owner in cluster.payloads), cluster.planned_nodes or 0)
+    count = sum(owner.runs_pods for owner in cluster.payloads)
     return 1 if count == 1 else max(2, -(-count // _NODES_PER_DNS_REPLICA))
 
 

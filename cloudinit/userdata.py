@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cloudinit.credentials import CA_PATH, KUBELET_CERTIFICATE, PKI_DIR
+from cloudinit.credentials import CA_PATH, kubelet_pair
 from cloudinit.networkconfig import Dumper
 from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, from_template
@@ -140,22 +140,12 @@ def _identity(context: Context) -> dict[str, Any]:
 def _questions(context: Context) -> dict[str, str | int]:
     """Give what the image's report asks to know how far the boot is."""
     questions: dict[str, str | int] = {"etcd": "127.0.0.1:2379"}
-    if isinstance(context.owner, NodePool):
-        questions |= {
-            "server": context.api_url,
-            "ca": CA_PATH,
-            "cert": KUBELET_CERTIFICATE,
-            "key": KUBELET_CERTIFICATE,
+    if context.owner.runs_pods:
+        cert, key = kubelet_pair(context)
+        questions |= {"server": context.api_url, "ca": CA_PATH, "cert": cert, "key": key}
+        if isinstance(context.owner, NodePool):
             # A machine that is refused shall say so soon: its kubelet's log has the reason.
-            "timeout_s": 120,
-        }
-    elif context.owner.runs_pods:
-        questions |= {
-            "server": context.api_url,
-            "ca": CA_PATH,
-            "cert": f"{PKI_DIR}/kubelet.crt",
-            "key": f"{PKI_DIR}/kubelet.key",
-        }
+            questions["timeout_s"] = 120
     elif context.owner.role == "lb":
         questions |= {"server": context.own_api_url, "ca": CA_PATH, "cert": "", "key": ""}
     else:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 from cloudinit import sizing
 from cloudinit.credentials import PKI_DIR, client_spec, leaf_files
 from cloudinit.families import IPAddress, joined
+from cloudinit.model import Node
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
 from cloudinit.parts import etcd
 from cloudinit.pki import LeafSpec
@@ -18,19 +20,20 @@ _ETC = "/etc/kubernetes"
 def server_spec(context: Context) -> LeafSpec:
     """Name everything by which a client may reach the API (FAILURES 21)."""
     cluster, node = context.cluster, context.node
-    names = [node.name, "localhost"]
+    names, own_addresses = names_and_addresses(context, [node])
+    names.append("localhost")
     service = ("kubernetes", "default", "svc", *cluster.network.domain.split("."))
     names += [".".join(service[:count]) for count in (1, 2, 3)] + [".".join(service)]
     addresses: list[IPAddress] = [
         ip_address("127.0.0.1"),
         ip_address("::1"),
-        *node.addresses,
+        *own_addresses,
         *cluster.network.service_ips,
         *cluster.api.vips,
     ]
-    for balancer in cluster.balancers:
-        names.append(balancer.name)
-        addresses += balancer.addresses
+    of_balancers = names_and_addresses(context, cluster.balancers)
+    names += of_balancers[0]
+    addresses += of_balancers[1]
     for extra in cluster.api.extra_sans:
         try:
             addresses.append(ip_address(extra))
@@ -44,6 +47,19 @@ def server_spec(context: Context) -> LeafSpec:
         dns_names=tuple(dict.fromkeys(names)),
         addresses=tuple(dict.fromkeys(addresses)),
     )
+
+
+def names_and_addresses(
+    context: Context, nodes: Iterable[Node]
+) -> tuple[list[str], list[IPAddress]]:
+    """Give what machines are called and where they are, on their further cards, too."""
+    names: list[str] = []
+    addresses: list[IPAddress] = []
+    for node in nodes:
+        names += [node.name, f"{node.name}.{context.cluster.network.domain}"]
+        addresses += node.addresses
+        addresses += [nic.address.ip for nic in node.nics if nic.address is not None]
+    return names, addresses
 
 
 def render(context: Context) -> Part:
@@ -63,7 +79,7 @@ def _certificates(context: Context) -> tuple[NodeFile, ...]:
     state = context.state
     san_keys = (
         "nodes.name", "nodes.address", "nodes.role", "network.service_cidr", "network.domain",
-        "api.extra_sans", "api.vip",
+        "api.extra_sans", "api.vip", "nodes.nics",
     )  # fmt: skip
     to_etcd = client_spec(context, "apiserver-etcd-client", "kube-apiserver-etcd-client", ca="etcd")
     to_kubelet = client_spec(context, "apiserver-kubelet-client", "kube-apiserver-kubelet-client")

@@ -37,6 +37,7 @@ def render(context: Context) -> Part:
 
 def _node_manifest(context: Context) -> NodeFile:
     labels = {_CONTROL_PLANE_LABEL: "", **context.node.labels}
+    spec: dict[str, Any] = {}
     document: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Node",
@@ -50,7 +51,7 @@ def _node_manifest(context: Context) -> NodeFile:
     if context.cluster.taints_masters:
         # The kubelet gives its taints only to a Node that it makes itself.
         taint = {"key": _CONTROL_PLANE_LABEL, "effect": "NoSchedule"}
-        document["spec"] = {"taints": [taint]}
+        spec["taints"] = [taint]
     if context.node.role == "single":
         # The controller manager would give it the same part, but some seconds later; it takes note
         # of parts that are given.
@@ -59,7 +60,9 @@ def _node_manifest(context: Context) -> NodeFile:
             str(next(pods.subnets(new_prefix=network.mask_of(pods.version))))
             for pods in network.pod_cidrs
         ]
-        document["spec"] = {"podCIDR": parts[0], "podCIDRs": parts}
+        spec |= {"podCIDR": parts[0], "podCIDRs": parts}
+    if spec:
+        document["spec"] = spec
     return from_template(
         f"{DIRECTORY}/10-node.yaml",
         {"document": yaml.safe_dump(document, sort_keys=False).rstrip()},

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cloudinit.credentials import as_kubelet, identity
+from cloudinit.credentials import as_kubelet
 from cloudinit.families import of_family
 from cloudinit.flannelbackends import BACKENDS
 from cloudinit.model import Node
@@ -24,7 +24,7 @@ def render(context: Context) -> Part:
     )
     return Part(
         files=(
-            *identity(context, "flannel", "kubekiln:flannel"),
+            as_kubelet(context, "flannel"),
             environment,
             _settings(context),
             unit("flanneld.service"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloudinit import sizing
-from cloudinit.credentials import PKI_DIR, client_spec, kubeconfig_file, leaf_files
+from cloudinit.credentials import PKI_DIR, as_kubelet, client_spec, leaf_files
 from cloudinit.families import joined
 from cloudinit.model import Cluster
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
@@ -62,12 +62,11 @@ def _part(context: Context, *files: NodeFile) -> Part:
     user = f"system:node:{context.node.name}"
     spec = client_spec(context, "kubelet", user, organization="system:nodes")
     pair = f"{PKI_DIR}/kubelet"
-    credential = {"client-certificate": f"{pair}.crt", "client-key": f"{pair}.key"}
     return Part(
         files=(
             *files,
             *leaf_files(context, spec, pair),
-            kubeconfig_file(context, DISCOVERY, credential, server=context.api_url),
+            as_kubelet(context, DISCOVERY),
             kubelet.resolver(context),
             unit("kubelet.service", template="kubeadm/kubelet.service"),
             unit(UNIT),
@@ -139,9 +138,11 @@ def _cluster_view(context: Context) -> dict[str, Any]:
     cluster, network = context.cluster, context.cluster.network
     size = sizing.size_of(cluster)
     spec = apiserver.server_spec(context)
-    # Every master adds its own name and address by itself.
-    names = [name for name in spec.dns_names if name != context.node.name]
-    names += [str(address) for address in spec.addresses if address not in context.node.addresses]
+    # Written once, for all masters; each adds its own name and address by itself, but not the rest.
+    masters = apiserver.names_and_addresses(context, cluster.masters)
+    added = {name for node in cluster.masters for name in (node.name, node.address)}
+    known = (*spec.dns_names, *masters[0], *spec.addresses, *masters[1])
+    names = [str(name) for name in dict.fromkeys(known) if name not in added]
     return {
         "apiserver_flags": _sorted(sizing.apiserver_flags(cluster)),
         "algorithm": _ALGORITHMS[cluster.pki.algorithm],

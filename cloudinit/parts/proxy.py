@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cloudinit.credentials import as_kubelet, identity
+from cloudinit.credentials import as_kubelet
 from cloudinit.families import joined
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
 
@@ -12,7 +12,7 @@ def render(context: Context) -> Part:
     """Give kube-proxy."""
     return Part(
         files=(
-            *identity(context, "kube-proxy", "system:kube-proxy"),
+            as_kubelet(context, "kube-proxy"),
             _configuration(context),
             unit("kube-proxy.service"),
         ),
@@ -21,16 +21,10 @@ def render(context: Context) -> Part:
 
 
 def render_in_pool(context: Context) -> Part:
-    """Give kube-proxy to a machine whose only certificate is the kubelet's."""
-    return Part(
-        files=(
-            as_kubelet(context, "kube-proxy"),
-            _configuration(context),
-            unit("kube-proxy.service"),
-            from_static("/etc/systemd/system/kube-proxy.service.d/10-pool.conf"),
-        ),
-        units=("kube-proxy.service",),
-    )
+    """Give kube-proxy to a machine whose kubelet has yet to get its certificate."""
+    part = render(context)
+    dropin = from_static("/etc/systemd/system/kube-proxy.service.d/10-pool.conf")
+    return Part(files=(*part.files, dropin), units=part.units)
 
 
 def _configuration(context: Context) -> NodeFile:

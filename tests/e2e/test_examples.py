@@ -17,6 +17,7 @@ import pytest
 from cloudinit.flannelbackends import BACKENDS
 from cloudinit.modeltypes import BackendName
 from cloudinit.networkmodel import NODE_LOCAL_DNS
+from cloudinit.sizing import dns_replicas
 from tests.e2e.conftest import BOOT_S, SEED, Lab, free_port
 from tests.support.fleet import Fleet, fleet
 from tests.support.nameserver import ADDRESS, NAME, nameserver
@@ -169,7 +170,7 @@ def check_that_names_outlive_coredns(machines: Fleet) -> None:
 
 
 def name_servers(machines: Fleet) -> int:
-    """Count the ready ones: a cluster that is planned larger wants more than it has nodes for."""
+    """Count the ready ones."""
     which = ("get", "deploy/coredns", "-n=kube-system", "--output=jsonpath={.status.readyReplicas}")
     return int(machines.kubectl(*which, check=False).text or 0)
 
@@ -184,5 +185,7 @@ def check_that_all_is_up(machines: Fleet, *, more: Sequence[Question] = ()) -> N
         what="every machine complete",
         timeout_s=120,
     )
-    until(lambda: name_servers(machines) >= 2, what="two name servers ready", timeout_s=120)
+    wanted = dns_replicas(machines.plan.cluster)
+    assert wanted >= 2
+    until(lambda: name_servers(machines) == wanted, what="all name servers ready", timeout_s=120)
     assert unanswered(machines, more=more) == {}

@@ -71,6 +71,9 @@ def test_any_prefix_gives_its_network(tmp_path: Path, subnet: str, network: str)
     [
         ("fd00:10:244:3::1/64", "fd00:10:244:3::/64"),
         ("fd00:1:2:3:4:5:6:1/112", "fd00:1:2:3:4:5:6:0/112"),
+        ("fd00:1:2:3:4:5:6:a01/120", "fd00:1:2:3:4:5:6:a00/120"),
+        ("fd00::101/120", "fd00::100/120"),
+        ("fd00::1/120", "fd00::/120"),
     ],
 )
 def test_dual_stack_gets_a_range_of_each(tmp_path: Path, subnet: str, network: str) -> None:

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloudinit.nicrules import NIC_RULES
+from cloudinit.parts.balancer import HEALTH_PORT
+from cloudinit.parts.etcd import EVENTS, MAIN
 from cloudinit.poolrules import POOL_RULES
+from cloudinit.portrules import TAKEN
 from cloudinit.protectrules import PROTECT_RULES
 from cloudinit.rules import RULES, findings, load_cluster
 from kubekiln.errors import EXIT_USAGE, ConfigError
-from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
+from tests.conftest import ROOT
+from tests.support.clusters import cluster_data, make_cluster, make_project, render, write_cluster
 
 
 def node(**changes: Any) -> dict[str, Any]:
@@ -29,6 +34,11 @@ def masters(*roles: str, **changes: Any) -> dict[str, Any]:
         ],
         **changes,
     }
+
+
+def worker_with(key: str, value: str) -> dict[str, Any]:
+    """A cluster with a worker that has a label."""
+    return {"nodes": [*masters("master")["nodes"], node(role="worker", labels={key: value})]}
 
 
 def dual(*, nodes: list[dict[str, Any]] | None = None, **network: Any) -> dict[str, Any]:
@@ -195,15 +205,28 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a node's address": (masters("master", api={"vip": "10.80.0.20"}), "machine's own address"),
     "an address for one": ({"api": {"vip": "10.80.0.9"}}, "a single node has no use"),
     "one port for two": (masters("master", api={"local_port": 6443}), "the API's own port"),
+    "the port of haproxy's health": (
+        masters("master", api={"local_port": 7444}),
+        "local_port 7444",
+    ),
+    "the port of the kubelet": (
+        masters("master", api={"port": 10250}),
+        "is the port of the kubelet",
+    ),
     "a label of others": (
-        {
-            "nodes": [
-                *masters("master")["nodes"],
-                node(role="worker", labels={"node-role.kubernetes.io/worker": ""}),
-            ]
-        },
+        worker_with("node-role.kubernetes.io/worker", ""),
         "may not give itself the label node-role.kubernetes.io/worker",
     ),
+    "a label of who only looks like the kubelet": (
+        worker_with("my-node.kubernetes.io/x", ""),
+        "may not give itself the label my-node.kubernetes.io/x",
+    ),
+    "a label with a space": (worker_with("a b", ""), "'a b' is not the key of a label"),
+    "a label of nothing": (worker_with("example.com/", ""), "'example.com/' is not the key"),
+    "a label of no domain": (worker_with("Example.com/a", ""), "'Example.com/a' is not the key"),
+    "a label's long value": (worker_with("a", "x" * 64), "is not the value of a label"),
+    "a label's line": (worker_with("a", "x\n"), "is not the value of a label"),
+    "a label of two": (worker_with("a", "x,b=y"), "'x,b=y' is not the value of a label"),
     "pod network too small for the plan": (
         {"planned_nodes": 300},
         "pod_cidr 10.244.0.0/16 has parts for 256 nodes of 300",
@@ -212,6 +235,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"etcd": {"heartbeat_ms": 500}},
         "election_ms 1000 is less than five times heartbeat_ms 500",
     ),
+    "a cluster with a long name": ({"name": "c" * 50}, "certificates have room for 49"),
+    "a node with a long name": ({"nodes": [node(name="n" * 53)]}, "of a kubelet has room for 52"),
     "pods too many": ({"kubelet": {"max_pods": 500}}, "more than the 253 addresses"),
 }
 
@@ -261,8 +286,35 @@ def test_every_rule_has_nothing_against_a_good_cluster_and_something_against_a_b
     assert fired == {rule.__name__ for rule in RULES if rule not in elsewhere}
 
 
+def test_the_longest_names_that_are_taken_can_be_rendered(tmp_path: Path) -> None:
+    names = {"name": "c" * 49, "nodes": [node(name="n" * 52)]}
+
+    assert findings(make_cluster(**names)) == []
+    assert len(render(tmp_path, **names).nodes) == 1
+
+
+def test_the_ports_that_are_taken_are_those_that_parts_name() -> None:
+    named = {HEALTH_PORT}
+    for database in (MAIN, EVENTS):
+        named |= {database.client_port, database.peer_port, database.metrics_port}
+    templates = ROOT / "cloudinit/templates/etc"
+    for path, pattern in (
+        ("coredns/Corefile.j2", r"prometheus :(\d+)"),
+        ("kubernetes/kube-proxy.yaml.j2", r"metricsBindAddress: \S+:(\d+)"),
+    ):
+        (port,) = set(re.findall(pattern, (templates / path).read_text()))
+        named.add(int(port))
+
+    # The others are the components' own defaults.
+    assert set(TAKEN) - named == {22, 53, 10248, 10250, 10256, 10257, 10259}
+    assert named <= set(TAKEN)
+
+
 def test_a_worker_may_have_labels_of_its_own_and_of_where_it_is(tmp_path: Path) -> None:
-    labels = {"disk": "ssd", "topology.kubernetes.io/zone": "z1", "example.com/rack": "7"}
+    labels = {
+        "disk": "ssd", "topology.kubernetes.io/zone": "z1", "example.com/rack": "7", "A_b.c": "",
+        "node.kubernetes.io/x": "y", "a.node.kubernetes.io/x": "y", "mykubernetes.io/x": "z",
+    }  # fmt: skip
     nodes = [*masters("master")["nodes"], node(role="worker", labels=labels)]
 
     assert findings(make_cluster(nodes=nodes)) == []

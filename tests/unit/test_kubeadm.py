@@ -117,7 +117,26 @@ def test_both_families_reach_kubeadm(tmp_path: Path) -> None:
     assert {"name": "node-ip", "value": "10.80.0.11,fd80::11"} in (
         found["InitConfiguration"]["nodeRegistration"]["kubeletExtraArgs"]
     )
-    assert "fd80::11" not in wanted["apiServer"]["certSANs"]
+    # The first one kubeadm adds by itself.
+    assert "fd80::11" in wanted["apiServer"]["certSANs"]
+    assert "10.80.0.11" not in wanted["apiServer"]["certSANs"]
+
+
+def test_the_certificates_that_kubeadm_makes_name_every_masters_further_cards(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        {"name": f"m-{i}", "role": "master", "address": f"10.80.0.1{i}",
+         "nics": [{"address": f"10.90.0.1{i}/24"}]}
+        for i in (1, 2, 3)
+    ]  # fmt: skip
+
+    files = render_files(tmp_path, bootstrap="kubeadm", nodes=nodes)
+
+    names = documents(files[INIT])["ClusterConfiguration"]["apiServer"]["certSANs"]
+    for i in (1, 2, 3):
+        assert {f"m-{i}.cluster.local", f"10.90.0.1{i}"} <= set(names)
+        assert not {f"m-{i}", f"10.80.0.1{i}"} & set(names)
 
 
 def test_a_single_machine_has_nobody_to_join(tmp_path: Path) -> None:

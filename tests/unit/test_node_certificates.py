@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudinit.part import NodeFile
-from tests.support.clusters import NOW, render_files
+from tests.support.clusters import MINIMAL, NOW, render_files
 
 pytestmark = pytest.mark.processes("openssl")
 
@@ -31,8 +31,6 @@ LEAVES = {
     ),
     f"{PKI}/scheduler": (KUBERNETES, "CN = system:kube-scheduler", {"sslclient", "sslserver"}),
     f"{PKI}/kubelet": (KUBERNETES, "O = system:nodes, CN = system:node:lab-1", {"sslclient"}),
-    f"{PKI}/kube-proxy": (KUBERNETES, "CN = system:kube-proxy", {"sslclient"}),
-    f"{PKI}/flannel": (KUBERNETES, "CN = kubekiln:flannel", {"sslclient"}),
     f"{PKI}/csr-approver": (KUBERNETES, "CN = kubekiln:csr-approver", {"sslclient"}),
     f"{PKI}/admin": (KUBERNETES, "O = kubekiln:cluster-admins, CN = kubernetes-admin",
                      {"sslclient"}),
@@ -94,6 +92,7 @@ def test_the_api_is_known_by_every_name_and_address_that_clients_use(tmp_path: P
         tmp_path,
         network={"domain": "k8s.example.org", "service_cidr": "10.97.0.0/16"},
         api={"extra_sans": ["api.example.org", "203.0.113.7"]},
+        nodes=[{**MINIMAL["nodes"][0], "nics": [{"address": "10.90.0.11/24"}, {"dhcp": True}]}],
     )
 
     text = openssl("x509", "-noout", "-text", stdin=files[f"{PKI}/apiserver.crt"].content).stdout
@@ -101,10 +100,11 @@ def test_the_api_is_known_by_every_name_and_address_that_clients_use(tmp_path: P
     names = re.search(r"Subject Alternative Name: ?\n\s*(.*)\n", text)
     assert names is not None
     assert set(names[1].split(", ")) == {
-        "DNS:lab-1", "DNS:localhost", "DNS:kubernetes", "DNS:kubernetes.default",
-        "DNS:kubernetes.default.svc", "DNS:kubernetes.default.svc.k8s.example.org",
-        "DNS:api.example.org", "IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1",
-        "IP Address:10.80.0.11", "IP Address:10.97.0.1", "IP Address:203.0.113.7",
+        "DNS:lab-1", "DNS:lab-1.k8s.example.org", "DNS:localhost", "DNS:kubernetes",
+        "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
+        "DNS:kubernetes.default.svc.k8s.example.org", "DNS:api.example.org",
+        "IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1", "IP Address:10.80.0.11",
+        "IP Address:10.90.0.11", "IP Address:10.97.0.1", "IP Address:203.0.113.7",
     }  # fmt: skip
 
 

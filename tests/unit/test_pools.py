@@ -110,6 +110,17 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         pools({"labels": {"node-role.kubernetes.io/batch": ""}}),
         "may not give itself the label", "pools[0].labels",
     ),
+    "a label that is none": (
+        pools({"labels": {"a": "b c"}}), "'b c' is not the value of a label", "pools[0].labels",
+    ),
+    "a taint that is none": (
+        pools({"taints": [{"key": "a=b", "effect": "NoExecute"}]}),
+        "'a=b' is not the key of a taint", "pools[0].taints[0]",
+    ),
+    "a taint's value": (
+        pools({"taints": [{"key": "a", "value": "-", "effect": "NoExecute"}]}),
+        "'-' is not the value of a taint", "pools[0].taints[0]",
+    ),
     "no effect": (pools({"taints": [{"key": "a", "effect": "Nothing"}]}), "NoSchedule", "effect"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from cryptography import x509
 from cloudinit.part import NodeFile
 from cloudinit.roles import ROLES
 from cloudinit.userdata import MANIFEST_PATH
-from tests.support.clusters import CONFIGS, render_example
+from tests.support.clusters import CONFIGS, render_example, render_files
 
 EXAMPLES = sorted(path.stem for path in (CONFIGS / "clusters").glob("*.yaml"))
 # What is only of kubeadm's way is in test_kubeadm.py.
@@ -140,6 +141,32 @@ def test_the_search_finds_what_is_planted(examples: Rendered, path: str) -> None
     assert foreign_secrets(planted, {**cluster, "hs-worker-1": planted}) != []
 
 
+def test_kube_proxy_and_flannel_are_the_kubelet_that_may_write_its_own_node(
+    examples: Rendered,
+) -> None:
+    nodes = [f for c in examples.values() for f in c.values() if role_of(f) not in ("etcd", "lb")]
+
+    for files in nodes:
+        pair = {"client-certificate": f"{PKI}/kubelet.crt", "client-key": f"{PKI}/kubelet.key"}
+        if role_of(files) == "pool":
+            pair = dict.fromkeys(pair, "/var/lib/kubelet/pki/kubelet-client-current.pem")
+        for who in ("kube-proxy", "flannel"):
+            said = yaml.safe_load(files[f"/etc/kubernetes/{who}.conf"].content)
+            assert said["users"][0]["user"] == pair
+        if role_of(files) == "worker":
+            assert [p for p in files if p.endswith(".key")] == [f"{PKI}/kubelet.key"]
+
+
+def test_no_role_of_ours_may_write_nodes(examples: Rendered) -> None:
+    for cluster in examples.values():
+        for files in cluster.values():
+            for path in (p for p in files if p.startswith("/etc/kubernetes/bootstrap/")):
+                for document in yaml.safe_load_all(files[path].content):
+                    for rule in document.get("rules", ()):
+                        wide = {"nodes", "nodes/status", "*"} & set(rule["resources"])
+                        assert not wide or set(rule["verbs"]) <= {"get", "list", "watch"}
+
+
 def test_machines_without_a_kubelet_have_no_identity_in_kubernetes(examples: Rendered) -> None:
     for files in nodes_of(examples, "etcd", "lb"):
         assert not [path for path in files if path.endswith(".conf") and "kubernetes" in path]
@@ -216,6 +243,19 @@ def test_nodes_find_the_api_on_their_own_loopback(examples: Rendered) -> None:
 
         assert server["cluster"]["server"] == "https://127.0.0.1:7443"
         assert "bind 127.0.0.1:7443\n" in files["/etc/haproxy/haproxy.cfg"].content.decode()
+
+
+def test_a_single_node_that_keeps_pods_off_has_its_taint_and_its_part_of_the_pod_network(
+    tmp_path: Path,
+) -> None:
+    files = render_files(tmp_path, kubelet={"pods_on_masters": False})
+
+    spec = yaml.safe_load(files["/etc/kubernetes/bootstrap/10-node.yaml"].content)["spec"]
+    assert spec == {
+        "taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}],
+        "podCIDR": "10.244.0.0/24",
+        "podCIDRs": ["10.244.0.0/24"],
+    }
 
 
 def test_only_masters_beside_workers_keep_pods_off(examples: Rendered) -> None:

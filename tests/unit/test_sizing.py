@@ -138,11 +138,18 @@ def test_members_far_from_each_other_are_given_time(tmp_path: Path) -> None:
     assert settings["ETCD_ELECTION_TIMEOUT"] == "3000"
 
 
-@pytest.mark.parametrize(("planned", "count"), [(1, 1), (2, 2), (32, 2), (33, 3), (5000, 313)])
+@pytest.mark.parametrize(("declared", "count"), [(1, 1), (2, 2), (32, 2), (33, 3), (200, 13)])
 def test_there_is_a_name_server_for_16_nodes_and_never_one_alone_for_many(
-    planned: int, count: int
+    declared: int, count: int
 ) -> None:
-    assert sizing.dns_replicas(make_cluster(planned_nodes=planned)) == count
+    roles = ["master", *["worker"] * (declared - 1), "lb"]
+
+    assert sizing.dns_replicas(make_cluster(nodes=nodes(*roles))) == count
+
+
+def test_no_name_server_waits_for_a_node_that_is_only_planned() -> None:
+    assert sizing.dns_replicas(make_cluster(planned_nodes=5000)) == 1
+    assert sizing.dns_replicas(make_cluster(nodes=nodes(*HA), planned_nodes=5000)) == 2
 
 
 def shown(machine: Machine) -> str:

@@ -128,6 +128,16 @@ def test_systemd_would_have_something_to_say_of_a_wrong_unit(tmp_path: Path) -> 
     assert "Restrat" in verify(tmp_path / "root", ["wrong.service"])
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["etcd", "haproxy", "keepalived", "kube-apiserver", "kubelet", "kubeadm/kubelet"],
+)
+def test_who_talks_to_other_machines_ends_before_the_address_goes(name: str) -> None:
+    unit = read(PLACE / f"{name}.service")
+
+    assert "network.target" in unit["Unit"]["After"].split()
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=IDS)
 def test_a_unit_is_tried_for_ever_at_a_bounded_rate(unit: Path) -> None:
     parsed = read(unit)
