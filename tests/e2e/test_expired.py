@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudinit.pki import BACKDATE
 from pipeline.targets.nspawn import ETCD_DISK
 from tests.e2e.conftest import BOOT_S, Lab
 from tests.support.fleet import Fleet, fleet
@@ -19,7 +20,8 @@ pytestmark = [
 ]  # fmt: skip
 
 NAME = "expired"
-LIFE = timedelta(days=365)
+# They begin an hour before they are made.
+LIFE = timedelta(days=365) - BACKDATE
 # A first boot, and a write, are done by then also where other tests run beside them.
 LEFT = timedelta(seconds=120)
 
