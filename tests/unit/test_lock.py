@@ -19,6 +19,9 @@ from tests.support.locks import LOCK_FILE, real_lock
 COMPONENTS_FILE = LOCK_FILE.with_name("components.yaml")
 DEFAULT = ("kubernetes", "etcd", "containerd", "runc", "cni-plugins", "crictl", "flannel",
            "coredns", "pause")  # fmt: skip
+# Nobody independent of their release sites, which can't be reached here, says their hashes.
+NO_UPSTREAM = {"coredns", "flannel", "pause"}
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "sources.md"
 
 
 def components() -> Components:
@@ -65,6 +68,16 @@ def test_every_upstream_pin_names_its_evidence() -> None:
     assert pins
     for component, artefact in pins:
         assert artefact.proof.kind == "none" or artefact.proof.evidence, component
+
+
+def test_every_default_component_has_an_upstream_pin_but_those_that_the_docs_name() -> None:
+    without = {
+        component for component in DEFAULT
+        if not next(iter(real_lock().components[component].values())).upstream
+    }  # fmt: skip
+
+    assert without == NO_UPSTREAM
+    assert "no upstream pin: coredns, flannel, pause" in DOCS.read_text()
 
 
 def test_go_sum_has_a_line_for_the_module_itself_or_the_patch_has_it() -> None:
