@@ -144,7 +144,7 @@ def names_outside(machines: Fleet) -> list[Question]:
 def check_that_a_balancer_may_go(machines: Fleet) -> None:
     """Whoever writes by the virtual address goes on when the balancer that has it is lost."""
     address = str(machines.plan.cluster.api.vips[0])
-    (holder,) = (name for name in machines.names("lb") if address in addresses(machines, name))
+    (holder,) = (name for name in machines.names("lb") if address in machines.addresses(name))
 
     said = write_beside_a_loss(
         machines, "he-worker-1", f"{address}:6443", name="load",
@@ -155,10 +155,6 @@ def check_that_a_balancer_may_go(machines: Fleet) -> None:
     assert len(said.peers) > 1, "the client was connected through it"
     assert said.acknowledged > 50
     assert said.longest_s < BACK_S
-
-
-def addresses(machines: Fleet, name: str) -> str:
-    return machines.inside(name, "/usr/sbin/ip", "-brief", "address").text
 
 
 def check_that_names_outlive_coredns(machines: Fleet) -> None:

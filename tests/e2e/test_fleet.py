@@ -142,12 +142,8 @@ def test_the_virtual_address_leads_to_a_master(ha: Fleet) -> None:
     wait = ("/usr/lib/kubekiln/wait-for-api", VIP, "10", CA)
 
     assert ha.inside("hs-worker-1", *wait).returncode == 0
-    holders = [n for n in ha.names("master") if "10.82.0.10" in addresses(ha, n)]
+    holders = [n for n in ha.names("master") if "10.82.0.10" in ha.addresses(n)]
     assert len(holders) == 1
-
-
-def addresses(ha: Fleet, name: str) -> str:
-    return ha.inside(name, "/usr/sbin/ip", "-brief", "address").text
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

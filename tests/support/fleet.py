@@ -118,6 +118,10 @@ class Fleet:
         """Read what a machine said."""
         return self.machines[name].console_log.read_text(errors="replace")
 
+    def addresses(self, name: str) -> str:
+        """List a machine's links with their addresses, a line each."""
+        return self.inside(name, "/usr/sbin/ip", "-brief", "address").text
+
     def has_activated(self, name: str) -> bool:
         """Tell whether a machine has begun with its role."""
         return read_console(self.machines[name].console_log).has("activated")
