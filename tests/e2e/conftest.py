@@ -20,6 +20,7 @@ from kubekiln.paths import Project
 from kubekiln.process import Command, Result, find_tool, run
 from pipeline.targets.machine import Machine
 from pipeline.targets.record import read_record
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 # Decides what tests leave to chance: another one for each commit (Makefile), printed where it does.
@@ -140,6 +141,18 @@ class Running:
 
     def kubectl(self, *arguments: str, check: bool = True) -> Result:
         return self.lab.kubectl(self.name, *arguments, check=check)
+
+    def log(self, job: str) -> str:
+        """Read what a Job said; an emulated kubelet may be too busy to tell at once."""
+        said = [""]
+
+        def ask() -> bool:
+            result = self.kubectl("logs", job, "--namespace=e2e", check=False)
+            said.append(result.text)
+            return result.returncode == 0
+
+        until(ask, what=f"the log of {job}", timeout_s=180, every_s=1)
+        return said[-1]
 
     @property
     def last(self) -> Machine:

@@ -83,7 +83,7 @@ def test_the_nodes_network_is_tagged_and_a_further_card_leads_to_another(cluster
         "wait", "--for=condition=Complete", "job/links", "--namespace=e2e", f"--timeout={PODS_S}"
     )
 
-    heard = cluster.kubectl("logs", "job/links", "--namespace=e2e").text
+    heard = cluster.log("job/links")
     assert f"vlan vlan{VLAN} lower_e" in heard
     assert "from 10.80.0.11 to 10.80.0.1:53" in heard
     assert f"from {FURTHER_NETWORK}.11 to {FURTHER_NETWORK}.12:9" in heard
@@ -150,7 +150,7 @@ def ask_the_web_server(cluster: Running) -> None:
         "wait", "--for=condition=Complete", "job/client", namespace, f"--timeout={PODS_S}"
     )
 
-    heard = cluster.kubectl("logs", "job/client", namespace).text
+    heard = cluster.log("job/client")
     service = cluster.kubectl(
         "get", "service", "web", namespace, "--output=jsonpath={.spec.clusterIP}"
     ).text
