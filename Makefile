@@ -18,6 +18,8 @@ export KUBEKILN_TEST_SEED ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD
 BIN := .venv/bin
 KUBEKILN := $(BIN)/kubekiln
 PYTEST := $(BIN)/pytest
+# Real machines and servers: once more what failed; the summary shows how it failed at first.
+REAL := $(PYTEST) -v --reruns 1
 SHAPE = $(if $(NODES),--nodes $(NODES)) $(if $(CPUS),--cpus $(CPUS)) \
   $(if $(MEMORY),--memory $(MEMORY)) $(if $(DISK),--disk $(DISK))
 
@@ -74,16 +76,16 @@ check: setup ## lint + types + fast tests, side by side
 
 test: check ## check, bake and boot for real, and the platforms whose servers need no installing
 	@$(MAKE) --no-print-directory e2e
-	@$(PYTEST) -v -m "not installs" tests/platforms
+	@$(REAL) -m "not installs" tests/platforms
 
 # Without any cache the components compile for half an hour: no test is to wait for it.
 e2e: setup ## the bakes and boots alone
 	@$(KUBEKILN) image fetch
-	@$(PYTEST) -v tests/e2e
+	@$(REAL) tests/e2e
 
 platforms: setup ## image formats, and delivery to every platform's test server
 	@$(KUBEKILN) image fetch
-	@$(PYTEST) -v tests/platforms
+	@$(REAL) tests/platforms
 
 e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
 	@$(PYTEST) -v -m vm tests/e2e

@@ -42,6 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root: mounts, namespaces, chroot"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show how a boot failed that passed at its second try: that is somebody's fault too."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"{report.nodeid} failed at its first try")
+        terminalreporter.write_line(report.longreprtext)
+
+
 @pytest.fixture
 def golden_update(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--golden-update"))
