@@ -13,6 +13,7 @@ from tests.support.node_runtime import PROGRAMS_DIR
 
 UUID = "7d9d6b5e-92f3-5c0e-9a3f-3a4f6a0d7c11"
 GIB = 1 << 30
+MARK = "var/lib/kubekiln/etcd-disk"
 # What is on a disk, and below it, is said by files beside it.
 BLKID = """
 if [ "$1" = --uuid ]; then cat {0}/known 2>/dev/null; exit; fi
@@ -55,8 +56,9 @@ def disk(node: FakeBuild, name: str, *, kind: str = "disk", gib: int = 20, ro: i
 def start(node: FakeBuild, gib: int = 8) -> subprocess.CompletedProcess[str]:
     data = node.root / "var/lib/etcd"
     data.mkdir(parents=True, exist_ok=True)
+    places = (node.root / "dev", node.root / MARK)
     return subprocess.run(
-        ["sh", PROGRAMS_DIR / "etcd-disk", data, UUID, str(gib), node.root / "dev"],
+        ["sh", PROGRAMS_DIR / "etcd-disk", data, UUID, str(gib), *places],
         env={"PATH": f"{node.commands}:/usr/bin:/bin"}, check=False, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -88,6 +90,24 @@ def test_the_disk_of_before_is_mounted_as_it_is(node: FakeBuild) -> None:
 
     assert done(node) == ["e2fsck", "mount", "resize2fs"]
     assert "/dev/sdc" in node.log()[1]
+
+
+@pytest.mark.processes("sh")
+def test_another_empty_disk_is_not_taken_for_one_that_was_there_before(node: FakeBuild) -> None:
+    empty = disk(node, "vdb", gib=8)
+    assert start(node).returncode == 0
+
+    # At a later boot a new empty one is there before it.
+    (node.commands / "log").unlink()
+    refused = start(node)
+
+    assert refused.returncode == 1
+    assert f"the database's disk ({UUID}) is not attached" in refused.stderr
+    assert node.log() == []
+
+    node.put("dev/known", f"{empty}\n")
+    assert start(node).returncode == 0
+    assert done(node) == ["e2fsck", "mount", "resize2fs"]
 
 
 @pytest.mark.processes("sh")
