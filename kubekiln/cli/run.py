@@ -83,10 +83,11 @@ def up(
     dry_run: DryRun = False,
 ) -> None:
     """Bake, render, boot, wait until Ready, and say how to use kubectl."""
+    from kubekiln.operations.clusters import config_named
     from kubekiln.operations.prepare import load
     from kubekiln.operations.profile import Shape, find_or_make, resolve
     from kubekiln.operations.up import bring_up, choose_target
-    from kubekiln.paths import Project, is_path
+    from kubekiln.paths import Project
 
     project, shape = Project.find(), Shape(nodes, cpus, memory, disk)
     profile = (resolve if dry_run else find_or_make)(project, cluster, shape)
@@ -96,7 +97,7 @@ def up(
         return
     plan = load(project, str(profile.path))
     result = bring_up(project, plan, target_name=target_name, timeout_s=timeout, keep=keep)
-    _print_up(result, on=cluster if cluster and is_path(cluster) else result.cluster)
+    _print_up(result, on=config_named(cluster, result.cluster))
     if merge_kubeconfig:
         from kubekiln.cli.kubeconfig import merge_and_say
 

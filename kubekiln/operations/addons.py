@@ -13,7 +13,7 @@ from cloudinit.model import Cluster
 from cloudinit.rules import load_cluster
 from cloudinit.versions import component_versions
 from kubekiln.errors import ConfigError
-from kubekiln.operations.clusters import machine_dirs, which_cluster
+from kubekiln.operations.clusters import config_named, machine_dirs, which_cluster
 from kubekiln.operations.kubectl import admin_for
 from kubekiln.operations.profile import DEFAULT, rewrite
 from kubekiln.paths import Project, is_path
@@ -48,7 +48,7 @@ class Switched:
 
 def list_addons(project: Project, cluster: str | None) -> tuple[str, list[Listed]]:
     """List the add-ons there are, and which of them a cluster's config has."""
-    made = _cluster(project, cluster)
+    made, _ = _cluster(project, cluster)
     names = [p.stem for p in sorted((project.configs_dir / "addons").glob("*.yaml"))]
     names += [name for name in made.addons if name not in names]
     return made.name, [
@@ -58,19 +58,19 @@ def list_addons(project: Project, cluster: str | None) -> tuple[str, list[Listed
 
 def enable(project: Project, name: str, cluster: str | None) -> Switched:
     """Apply an add-on to the cluster if it runs, with its values, and record it."""
-    made = _cluster(project, cluster)
+    made, config = _cluster(project, cluster)
     addon = load_addon(name, project)
     text = addon.render(addon_view(made, component_versions(made, project)))
     apply = ["apply", "--server-side", "--force-conflicts", f"--field-manager={_MANAGER}"]
     said = _told(project, made, [*apply, "--filename=-"], text)
     kept = _kept_name(name, addon)
     wanted = made.addons if kept in made.addons else (*made.addons, kept)
-    return _recorded(project, made, wanted, said)
+    return _recorded(project, made, config, wanted, said)
 
 
 def disable(project: Project, name: str, cluster: str | None) -> Switched:
     """Delete an add-on's objects from the cluster if it runs, and record that it is off."""
-    made = _cluster(project, cluster)
+    made, config = _cluster(project, cluster)
     addon = load_addon(name, project)
     kept = _kept_name(name, addon)
     if kept not in made.addons:
@@ -80,11 +80,15 @@ def disable(project: Project, name: str, cluster: str | None) -> Switched:
         )
     text = addon.render(addon_view(made, component_versions(made, project)))
     said = _told(project, made, ["delete", "--ignore-not-found", "--filename=-"], text)
-    return _recorded(project, made, tuple(a for a in made.addons if a != kept), said)
+    wanted = tuple(a for a in made.addons if a != kept)
+    return _recorded(project, made, config, wanted, said)
 
 
-def _cluster(project: Project, cluster: str | None) -> Cluster:
-    return load_cluster(which_cluster(project, cluster, usage=_USAGE) or DEFAULT, project)
+def _cluster(project: Project, cluster: str | None) -> tuple[Cluster, Path]:
+    """Read the config of a cluster; gives also where it lies."""
+    name = which_cluster(project, cluster, usage=_USAGE) or DEFAULT
+    config = project.config_path("clusters", config_named(cluster, name))
+    return load_cluster(str(config), project), config
 
 
 def _kinds(addon: Addon) -> str:
@@ -105,9 +109,8 @@ def _told(project: Project, cluster: Cluster, words: list[str], text: str) -> st
 
 
 def _recorded(
-    project: Project, cluster: Cluster, addons: tuple[str, ...], said: str | None
+    project: Project, cluster: Cluster, path: Path, addons: tuple[str, ...], said: str | None
 ) -> Switched:
-    path = project.config_path("clusters", cluster.name)
     to_write = None
     if addons != cluster.addons:
         if path == project.profile_path(cluster.name):

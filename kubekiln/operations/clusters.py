@@ -56,6 +56,14 @@ def cluster_name(project: Project, given: str) -> str:
     return load_cluster(given, project).name if is_path(given) else given
 
 
+def config_named(given: str | None, name: str) -> str:
+    """Give what finds the config of a cluster: its path if it was given by it, else its name.
+
+    A config may lie anywhere; a name leads to those of the project.
+    """
+    return given if given is not None and is_path(given) else name
+
+
 def which_cluster(project: Project, given: str | None, *, usage: str) -> str | None:
     """Give the cluster that is meant: the one named, or the only one that has machines.
 

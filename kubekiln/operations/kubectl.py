@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubekiln.errors import ConfigError
-from kubekiln.operations.clusters import find_kubeconfig
-from kubekiln.paths import Project, is_path
+from kubekiln.operations.clusters import config_named, find_kubeconfig
+from kubekiln.paths import Project
 from kubekiln.process import Command, exec_replace
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def admin_of(project: Project, cluster: str | None, *, usage: str) -> Admin:
     from cloudinit.rules import load_cluster
 
     kubeconfig = find_kubeconfig(project, cluster, usage=usage)
-    # The config may be anywhere; a name leads to those of the project.
-    config = cluster if cluster and is_path(cluster) else kubeconfig.parent.name
+    config = config_named(cluster, kubeconfig.parent.name)
     return _admin(project, load_cluster(config, project), kubeconfig)
 
 

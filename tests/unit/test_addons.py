@@ -114,6 +114,24 @@ def test_a_persons_config_is_not_rewritten_but_shown_what_to_write(
     assert switched.config == path and path.read_text() == before
 
 
+def test_a_config_that_lies_elsewhere_is_the_one_that_is_read(
+    project: Project, ran: list[Command], tmp_path: Path
+) -> None:
+    # The project's own of this name has other add-ons.
+    elsewhere = tmp_path / "elsewhere" / "try.yaml"
+    elsewhere.parent.mkdir()
+    config = yaml.safe_load(project.profile_path("try").read_text())
+    elsewhere.write_text(yaml.safe_dump(config | {"addons": ["coredns", "hello"]}))
+
+    name, listed = addons.list_addons(project, str(elsewhere))
+
+    assert name == "try"
+    assert {one.name for one in listed if one.is_enabled} == {"coredns", "hello"}
+    switched = addons.disable(project, "hello", str(elsewhere))
+    assert switched.config == elsewhere
+    assert switched.to_write == "addons: [coredns]"
+
+
 def test_enabling_twice_changes_nothing(project: Project, ran: list[Command]) -> None:
     addons.enable(project, "hello", "try")
     before = project.profile_path("try").read_text()
