@@ -170,7 +170,7 @@ def plan_machines(
                 memory_mib=node.memory_mib,
                 disk_gib=node.disk_gib,
                 etcd_disk_gib=cluster.etcd_disk_gib_of(node),
-                siblings=len(cluster.nodes) - 1,
+                siblings_cpus=sum(other.cpus for other in cluster.nodes) - node.cpus,
                 vlan=cluster.network.vlan,
                 nics=further_macs(cluster, node),
                 key_dir=key_dir_of(project, cluster, node.name),

@@ -51,8 +51,8 @@ class Machine:
     """Size of a second disk, empty at first, that the database has to itself."""
     vlan: int | None = None
     """VLAN ID that the node network has on its card, if it is tagged."""
-    siblings: int = 0
-    """How many other machines its cluster has, which run on the same host."""
+    siblings_cpus: int = 0
+    """CPUs of its cluster's other machines, which run on the same host."""
     nics: tuple[str, ...] = ()
     """MAC addresses of its further network cards, on a network of their own."""
     key_dir: Path | None = None

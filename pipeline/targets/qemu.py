@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from kubekiln.errors import KubekilnError, Problem
@@ -83,7 +84,7 @@ class QemuTarget:
         make_dir(machine.run_dir)
         join(machine)
         make_disks(machine)
-        accelerator = choose_accelerator(machine.cpus, siblings=machine.siblings)
+        accelerator = choose_accelerator(machine.cpus, siblings_cpus=machine.siblings_cpus)
         if accelerator.note:
             say(f"note: {accelerator.note}")
         for trace in (machine.console_log, socket_path(machine.run_dir)):
@@ -121,11 +122,12 @@ class QemuTarget:
         remove_unused(machine.network_dir)
 
 
-def choose_accelerator(cpus: int, *, siblings: int = 0) -> Accelerator:
+def choose_accelerator(cpus: int, *, siblings_cpus: int = 0) -> Accelerator:
     """Take KVM if it runs a guest, else TCG with the CPU that this QEMU emulates well.
 
-    Emulated, a machine has no more CPUs than its share of the host's: of those that wait for the
-    host, others wait in turn, and run in circles meanwhile (seen: twice the work of a boot).
+    Emulated, a machine has no more CPUs than its share of the host's, rounded up: of those that
+    wait for the host, others wait in turn, and run in circles meanwhile (seen: twice the work of a
+    boot). A master with one is worse off: its API server polls itself and keeps it from all else.
     """
     works, why = kvm_works()
     if works:
@@ -135,7 +137,7 @@ def choose_accelerator(cpus: int, *, siblings: int = 0) -> Accelerator:
         "-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", f"max{hidden}",
         "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={EMULATED_KERNEL}",
     )  # fmt: skip
-    share = max(1, (os.cpu_count() or 1) // (siblings + 1))
+    share = ceil((os.cpu_count() or 1) * cpus / (cpus + siblings_cpus))
     note = f"no KVM ({why}): the machine is emulated (TCG), a boot takes minutes"
     return Accelerator("tcg", min(cpus, share), arguments, note)
 

@@ -81,4 +81,5 @@ def _machine(data: dict[str, Any]) -> Machine:
     fields["gateways"] = tuple(map(ipaddress.ip_address, data["gateways"]))
     fields["nics"] = tuple(data.get("nics", ()))
     fields["key_dir"] = Path(data["key_dir"]) if data.get("key_dir") else None
-    return Machine(**fields)
+    # What another version took down besides is nothing to this one.
+    return Machine(**{key: fields[key] for key in fields if key in Machine.__dataclass_fields__})

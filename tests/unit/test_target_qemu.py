@@ -107,18 +107,19 @@ def test_without_kvm_the_machine_is_emulated_without_what_old_qemu_emulates_badl
 
 
 @pytest.mark.parametrize(
-    ("host", "siblings", "cpus"), [(8, 0, 4), (8, 1, 4), (8, 3, 2), (2, 1, 1), (2, 4, 1), (1, 0, 1)]
+    ("host", "others", "cpus"),
+    [(8, 0, 4), (8, 4, 4), (8, 12, 2), (2, 4, 1), (2, 2, 2), (2, 16, 1), (1, 0, 1)],
 )
 def test_an_emulated_machine_has_no_more_cpus_than_its_share_of_the_hosts(
-    monkeypatch: pytest.MonkeyPatch, host: int, siblings: int, cpus: int
+    monkeypatch: pytest.MonkeyPatch, host: int, others: int, cpus: int
 ) -> None:
     pretend(monkeypatch, kvm=False)
     monkeypatch.setattr(os, "cpu_count", lambda: host)
 
-    assert qemu.choose_accelerator(4, siblings=siblings).cpus == cpus
+    assert qemu.choose_accelerator(4, siblings_cpus=others).cpus == cpus
 
     pretend(monkeypatch, kvm=True)
-    assert qemu.choose_accelerator(4, siblings=siblings).cpus == 4
+    assert qemu.choose_accelerator(4, siblings_cpus=others).cpus == 4
 
 
 def test_a_qemu_that_tells_no_version_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

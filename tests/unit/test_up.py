@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +243,11 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
     write_record(record)
 
+    assert list_records(tmp_path / "machines") == [record]
+    # And what another version took down besides is nothing to this one.
+    path = record.machine.run_dir / "machine.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"machine": said["machine"] | {"colour": "blue"}}))
     assert list_records(tmp_path / "machines") == [record]
     assert list_records(tmp_path / "machines", "other") == []
 
