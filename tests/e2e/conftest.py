@@ -28,7 +28,14 @@ SEED = int(os.environ.get("KUBEKILN_TEST_SEED", "20261123"))
 # One boot under TCG with one CPU on a busy host; a KVM host needs a minute.
 BOOT_S = 1500.0
 VLAN = 120
+# What machines beside the first have: emulated, a database needs little.
+_OTHERS: dict[str, dict[str, int]] = {
+    "worker": {"cpus": 2, "memory_mib": 2048},
+    "etcd": {"cpus": 1, "memory_mib": 1024},
+}
 FURTHER_NETWORK = "10.91.0"
+# How many machines the cluster of each target has for etcd alone.
+DATABASES = {"nspawn": 0, "qemu": 1}
 
 
 @dataclass(frozen=True)
@@ -63,21 +70,23 @@ class Lab:
         words = ("apply", "--server-side", "--validate=ignore", "--filename", str(path))
         self.kubectl(cluster, *words)
 
-    def add_cluster(self, name: str, *, workers: int = 0) -> list[str]:
+    def add_cluster(self, name: str, *, workers: int = 0, databases: int = 0) -> list[str]:
         """Write the config of a cluster like `solo`, whose API has a free port of this host.
 
-        With workers its first node is a master. Gives the names of its nodes.
+        With workers, or etcd on machines of its own, its first machine is a master. Gives the
+        names of its machines.
         """
         config = yaml.safe_load((ROOT / "configs/clusters/solo.yaml").read_text())
         config["name"] = name
         first = config["nodes"][0]
-        first |= {"name": f"{name}-1", "role": "master" if workers else "single"}
+        others = ["worker"] * workers + ["etcd"] * databases
+        first |= {"name": f"{name}-1", "role": "master" if others else "single"}
         network = IPv4Network(config["network"]["node_cidr"])
         config["nodes"] += [
-            {"name": f"{name}-{i + 2}", "role": "worker", "address": str(network[21 + i]),
-             "cpus": first["cpus"], "memory_mib": 2048}
-            for i in range(workers)
-        ]  # fmt: skip
+            {"name": f"{name}-{i + 2}", "role": role, "address": str(network[21 + i])}
+            | _OTHERS[role]
+            for i, role in enumerate(others)
+        ]
         config["api"]["host_port"] = free_port()
         path = self.project.configs_dir / "clusters" / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -137,7 +146,9 @@ class Running:
     name: str
     target: str
     said: str
+    machines: list[str]
     nodes: list[str]
+    """The machines that run pods."""
 
     def kubectl(self, *arguments: str, check: bool = True) -> Result:
         return self.lab.kubectl(self.name, *arguments, check=check)
@@ -172,9 +183,9 @@ def cluster(
 ) -> Iterator[Running]:
     """A cluster of one node on each target in turn.
 
-    The virtual one has a tagged network, a further card on another, and a disk for etcd; its clock
-    is late at first.
-    Of several emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
+    The virtual one has a machine of its own for etcd, with a disk for it; its network is tagged,
+    its machines have a further card on another, and the node's clock is late at first.
+    Of more emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
     """
     target = str(request.param)
     if target == "nspawn" and os.geteuid() != 0:
@@ -182,16 +193,17 @@ def cluster(
     if target == "qemu" and not find_tool("qemu-system-x86_64"):
         pytest.skip("QEMU is not installed")
     name = f"lab-{target}"
-    nodes = lab.add_cluster(name)
+    machines = lab.add_cluster(name, databases=DATABASES[target])
+    nodes = machines[: len(machines) - DATABASES[target]]
     if target == "qemu":
         lab.edit_cluster(name, add_networks)
         lab.edit_cluster(name, lambda config: config.update(etcd={"disk_gib": 2}))
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
     if target == "qemu":
-        path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[-1]}")
+        path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[0]}")
         up = replace(up, env={**up.env, "PATH": path})
     said = run(up)
-    yield Running(lab, name, target, said.text, nodes)
+    yield Running(lab, name, target, said.text, machines, nodes)
     lab.kubekiln("down", name)
 
 
