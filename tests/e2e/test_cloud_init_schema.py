@@ -18,6 +18,7 @@ from cloudinit.render import render_cluster
 from cloudinit.rules import load_cluster
 from kubekiln.process import find_tool
 from tests.support.clusters import CONFIGS, make_project
+from tests.support.debs import call, unpack
 
 pytestmark = pytest.mark.network
 EXAMPLES = sorted(path.stem for path in (CONFIGS / "clusters").glob("*.yaml"))
@@ -26,26 +27,15 @@ EXAMPLES = sorted(path.stem for path in (CONFIGS / "clusters").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the unpacked package of cloud-init and the Python packages it needs."""
-    if find_tool("apt-get") is None:
+    if find_tool("apt-cache") is None:
         pytest.skip("this host has no apt to get cloud-init with")
-    root = tmp_path_factory.mktemp("cloud-init")
-    root.chmod(0o755)
     needed = call(
         "apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts",
         "--no-breaks", "--no-replaces", "--no-enhances", "cloud-init",
     )  # fmt: skip
     packages = sorted(set(re.findall(r"^(python3-\S+)$", needed, re.MULTILINE)))
     packages = [p for p in packages if p not in ("python3-minimal", "python3-distutils")]
-    call("apt-get", "download", "cloud-init", *packages, cwd=root)
-    for package in sorted(root.glob("*.deb")):
-        call("dpkg-deb", "--extract", str(package), str(root / "unpacked"))
-    return root / "unpacked"
-
-
-def call(*argv: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
+    return unpack(["cloud-init", *packages], tmp_path_factory.mktemp("cloud-init"))
 
 
 def validate(distribution: Path, path: Path) -> subprocess.CompletedProcess[str]:

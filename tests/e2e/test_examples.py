@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from cloudinit.flannelbackends import BACKENDS
 from cloudinit.modeltypes import BackendName
 from cloudinit.networkmodel import NODE_LOCAL_DNS
 from cloudinit.sizing import dns_replicas
 from tests.e2e.conftest import BOOT_S, SEED, Lab, free_port
 from tests.support.fleet import Fleet, fleet
 from tests.support.nameserver import ADDRESS, NAME, nameserver
-from tests.support.network import NODES_MTU, Question, ask, change_backend, unanswered
+from tests.support.network import Question, ask, change_backend, pods_mtu, unanswered
 from tests.support.waiting import until
 from tests.support.writer import BACK_S, write_beside_a_loss
 
@@ -32,6 +31,13 @@ pytestmark = [
 MASTER = "sm-master-1"
 MAIN, EVENTS = 2379, 2479
 OTHER_BACKENDS: tuple[BackendName, ...] = ("host-gw", "udp")
+KILLED = (
+    ("he-etcd-2", "etcd.service"),
+    ("he-lb-2", "haproxy.service"),
+    ("he-lb-2", "keepalived.service"),
+    ("he-worker-1", "node-local-dns.service"),
+    ("he-worker-1", "haproxy.service"),
+)
 # By a shuffle of these all 3! orders come, one a commit.
 GROUPS = {"control plane": ("etcd", "master"), "workers": ("worker",), "balancers": ("lb",)}
 
@@ -43,8 +49,8 @@ def be_large(config: dict[str, Any]) -> None:
     config["network"]["flannel"] = {"backend": "udp"}
 
 
-def mtu(backend: BackendName) -> Question:
-    return ["holds", "/sys/class/net/eth0/mtu", str(NODES_MTU - BACKENDS[backend].overhead)]
+def mtu(machines: Fleet, backend: BackendName) -> Question:
+    return ["holds", "/sys/class/net/eth0/mtu", str(pods_mtu(machines, backend))]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,7 @@ def large(lab: Lab, image: Path) -> Iterator[Fleet]:
 def test_a_master_sized_for_5000_nodes_and_its_workers_come_up(large: Fleet) -> None:
     large.boot(reversed(large.machines))
 
-    check_that_all_is_up(large, more=[mtu("udp"), ["absent", NAME]])
+    check_that_all_is_up(large, more=[mtu(large, "udp"), ["absent", NAME]])
 
 
 def test_events_are_in_a_database_of_their_own_and_nothing_else_is(large: Fleet) -> None:
@@ -125,14 +131,31 @@ def test_databases_masters_balancers_and_workers_come_up_in_any_order(
                 )  # fmt: skip
 
         with nameserver(machines):
-            check_that_all_is_up(machines, more=[mtu("vxlan"), *names_outside(machines)])
+            check_that_all_is_up(machines, more=[mtu(machines, "vxlan"), *names_outside(machines)])
             for backend in OTHER_BACKENDS:
                 change_backend(machines, backend)
-                more = [mtu(backend), *names_outside(machines)]
+                more = [mtu(machines, backend), *names_outside(machines)]
                 assert unanswered(machines, more=more) == {}, backend
+            check_that_what_is_killed_comes_back(machines)
             check_that_names_outlive_coredns(machines)
         # The last: this host's own way to the API leads through the first balancer.
         check_that_a_balancer_may_go(machines)
+
+
+def check_that_what_is_killed_comes_back(machines: Fleet) -> None:
+    """The programs of the roles that ha-stacked hasn't, and the nodes' DNS cache."""
+    for name, unit in KILLED:
+        before = machines.main_pid(name, unit)
+        assert before > 0, f"{unit} runs on {name}"
+        machines.inside(name, "/usr/bin/systemctl", "kill", "--signal=SIGKILL", unit)
+        until(
+            lambda name=name, unit=unit, before=before: (
+                machines.main_pid(name, unit) not in (0, before)
+            ),
+            what=f"another {unit} on {name}", timeout_s=60,
+        )  # fmt: skip
+    machines.wait_ready()
+    assert unanswered(machines, more=names_outside(machines)) == {}
 
 
 def names_outside(machines: Fleet) -> list[Question]:

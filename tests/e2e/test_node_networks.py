@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cloudinit.flannelbackends import BACKENDS
+from cloudinit.modeltypes import BackendName
 from tests.e2e.conftest import BOOT_S, ROOT, Lab, free_port
 from tests.golden.test_networks import FORMS, described
 from tests.support.fleet import Fleet, fleet
 from tests.support.leases import Leases, dhcp_server
+from tests.support.network import ask, change_backend, pods_mtu, unanswered
 from tests.support.waiting import until
 
 pytestmark = [
@@ -27,6 +31,7 @@ pytestmark = [
 
 NAME, MASTER, WORKER = "nets", "nets-master", "nets-worker"
 WRONG = "10.85.0.99"
+IP_AND_UDP = 20 + 8
 CLUSTER: dict[str, Any] = {
     "name": NAME,
     "kubernetes": "1.37.1",
@@ -179,20 +184,60 @@ def test_the_images_cloud_init_understands_every_form(nets: Nets) -> None:
             assert ("DHCP=ipv4" in file) == link.leased
 
 
-def test_a_later_boot_finds_the_cards_whatever_they_are_called(nets: Nets) -> None:
+def keys_of(nets: Nets, name: str) -> str:
+    """Sum up what makes a machine this node, and who it is to others."""
+    places = "/etc/kubernetes/pki/*.key /etc/machine-id /etc/ssh/ssh_host_*_key"
+    return nets.fleet.inside(name, "/bin/sh", "-c", f"sha256sum {places}").text
+
+
+def lose_the_seed_of(nets: Nets, name: str, empty: Path) -> None:
+    """Have a machine boot without what it was made from, as if its seed were detached."""
+    machines = nets.fleet.machines
+    machines[name] = replace(machines[name], seed_dir=empty)
+
+
+def call_otherwise(nets: Nets, name: str) -> None:
+    """Let a platform say that this is another instance."""
+    path = nets.fleet.machines[name].seed_dir / "meta-data"
+    said = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(said | {"instance-id": "another-instance"}))
+
+
+def test_a_later_boot_finds_cards_and_keys_without_its_seed_whatever_they_are_called(
+    nets: Nets, tmp_path: Path
+) -> None:
     before = {address: link["ifname"] for address, link in nets.links(MASTER).items()}
     # cloud-init gave the names, and does nothing any more.
     assert (before["10.85.0.11"], before["10.90.0.11"]) == ("eth0", "eth1")
+    keys = {name: keys_of(nets, name) for name in (MASTER, WORKER)}
     nets.fleet.cut_off(MASTER, WORKER)
     for name in (MASTER, WORKER):
         nets.fleet.machines[name].console_log.write_text("")
+    lose_the_seed_of(nets, WORKER, tmp_path)
+    call_otherwise(nets, MASTER)
 
-    nets.fleet.boot([WORKER, MASTER])
+    # Not as `up` does, who looks at the seed.
+    nets.fleet.target.boot(nets.fleet.machines[WORKER])
+    nets.fleet.boot([MASTER])
 
     for name in (MASTER, WORKER):
         until(lambda name=name: nets.fleet.is_complete(name), what=name, timeout_s=180)
     nets.fleet.wait_ready()
+    assert {name: keys_of(nets, name) for name in (MASTER, WORKER)} == keys
     after = nets.links(MASTER)
     assert (after["10.85.0.11"]["ifname"], after["10.90.0.11"]["ifname"]) == ("host0", "host1")
     assert after["10.85.0.11"]["address"] == nets.fleet.machines[MASTER].mac
     assert after["10.85.0.11"]["mtu"] == after["10.90.0.11"]["mtu"] == 9000
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_large_packets_of_pods_pass_whole(nets: Nets, backend: BackendName) -> None:
+    # The last: at a boot the gate would find files that aren't the user-data's.
+    made = nets.fleet
+    if backend != made.plan.cluster.network.flannel.backend:
+        change_backend(made, backend)
+    mtu = pods_mtu(made, backend)
+    assert unanswered(made, more=[["holds", "/sys/class/net/eth0/mtu", str(mtu)]]) == {}
+
+    addresses = [address for _, (address,), _ in made.pods("app=net")]
+    assert ask(made, [["whole", address, mtu - IP_AND_UDP] for address in addresses]) == {}

@@ -130,6 +130,12 @@ class Fleet:
         """Tell whether a machine has reported its boot as complete."""
         return read_console(self.machines[name].console_log).complete
 
+    def main_pid(self, name: str, unit: str) -> int:
+        """Give the process of a unit on a machine; 0 if it isn't active."""
+        show = ("/usr/bin/systemctl", "show", "--property=MainPID,ActiveState", unit)
+        values = dict(line.split("=", 1) for line in self.inside(name, *show).text.splitlines())
+        return int(values["MainPID"]) if values["ActiveState"] == "active" else 0
+
     def etcdctl(self, name: str, *words: str, port: int = 2379) -> str:
         """Ask the member of etcd on a machine."""
         pki = "/etc/etcd/pki"

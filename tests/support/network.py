@@ -19,8 +19,8 @@ from tests.support.waiting import until
 
 TESTS = Path(__file__).resolve().parents[1]
 MANIFEST = TESTS / "e2e/manifests/net.yaml"
-# Of the cards of container machines.
-NODES_MTU = 1500
+# Of the cards of container machines, where the cluster says nothing.
+USUAL_MTU = 1500
 WORKLOADS = ("daemonset/net", "statefulset/set")
 Question = list[Any]
 """A kind of question (see in_pod/ask.py) and its words."""
@@ -58,6 +58,11 @@ def ask(fleet: Fleet, asked: Sequence[Question]) -> dict[str, list[Any]]:
     return found
 
 
+def pods_mtu(fleet: Fleet, backend: BackendName) -> int:
+    """Tell how large a pod's packets may be: what the backend leaves of the nodes' frames."""
+    return (fleet.plan.cluster.network.mtu or USUAL_MTU) - BACKENDS[backend].overhead
+
+
 def change_backend(fleet: Fleet, backend: BackendName) -> None:
     """Let flannel carry packets another way, as if the nodes had been rendered so.
 
@@ -69,7 +74,7 @@ def change_backend(fleet: Fleet, backend: BackendName) -> None:
     for node in fleet.nodes:
         _restart_flannel(fleet, node, settings)
         # A bridge that is there keeps its MTU, also when a plugin brings pods of another.
-        size = str(NODES_MTU - BACKENDS[backend].overhead)
+        size = str(pods_mtu(fleet, backend))
         fleet.inside(node, "ip", "link", "set", "cni0", "mtu", size)
     fleet.kubectl("rollout", "restart", *WORKLOADS, "-n=e2e")
 

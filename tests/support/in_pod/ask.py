@@ -16,11 +16,22 @@ def http(url):
         return answer.read().decode()
 
 
-def echo(host, size):
+# linux/in.h; Python has no names for them.
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
+
+
+def whole(host, size):
+    """Send one datagram (IPv4) that nobody may take apart."""
+    echo(host, size, may_be_cut=False)
+
+
+def echo(host, size, may_be_cut=True):
     data = bytes(size)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as udp:
         udp.settimeout(2)
+        if not may_be_cut:
+            udp.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
         udp.sendto(data, (host, 8080))
         if udp.recv(65535) != data:
             raise OSError("came back changed")
@@ -73,7 +84,7 @@ def holds(path, text):
 
 ASK = {
     "http": http, "echo": echo, "resolve": resolve, "reverse": reverse, "name": name,
-    "absent": absent, "dns": dns, "holds": holds,
+    "absent": absent, "dns": dns, "holds": holds, "whole": whole,
 }  # fmt: skip
 
 
