@@ -123,7 +123,7 @@ def has_no_identity(facts: Facts) -> list[str]:
     for pattern in (
         "etc/ssh/ssh_host_*", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id",
         "var/lib/cloud/instance*", "var/lib/cloud/instances/*", "root/.ssh/*", "home/*/.ssh/*",
-        "etc/hostname",
+        "etc/hostname", "var/lib/containerd/io.containerd.grpc.v1.introspection/uuid",
     ):  # fmt: skip
         problems += [f"{facts.name(path)} is there" for path in facts.tree.glob(pattern)]
     return problems

@@ -218,8 +218,11 @@ def test_container_images_are_loaded_by_the_pinned_containerd_and_the_sandboxs_i
     }
     build.fake("containerd", "exec tail -f /dev/null")
     build.fake("ctr")
+    named = build.put("var/lib/containerd/io.containerd.grpc.v1.introspection/uuid", "its own")
 
     build.run_outside("post-root.d/50-k8s-images")
+
+    assert not named.exists(), "a containerd's name for itself is in every machine"
 
     # containerd runs beside them: when it notes its start is its own affair.
     said = [line.partition("--namespace k8s.io ")[2] for line in build.log() if line[:4] == "ctr "]

@@ -100,6 +100,7 @@ Damage = Callable[[Path], None]
         ("var/lib/cloud/instances/i-1", "x", "no identity"),
         ("root/.ssh/authorized_keys", "ssh-ed25519 AAAA", "no identity"),
         ("etc/hostname", "builder", "no identity"),
+        ("var/lib/containerd/io.containerd.grpc.v1.introspection/uuid", "x", "no identity"),
         ("etc/shadow", "root:$y$j9T$x:1:0:99999:7:::\n", "no secret"),
         ("etc/pki/key.pem", "-----BEGIN PRIVATE KEY-----\n", "no secret"),
         ("var/log/dpkg.log", "installed", "no residue of the bake"),
