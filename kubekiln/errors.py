@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+# What stands before the host in `https://user:token@host/` (RFC 3986, 3.2.1).
+_USERINFO = re.compile(r"(?<=://)[^/?#@\s]+(?=@)")
+
+
+def without_credentials(text: str) -> str:
+    """Take user names, passwords and tokens out of the URLs in a text that somebody will read."""
+    return _USERINFO.sub("…", text)
 
 
 @dataclass(frozen=True)
@@ -20,13 +29,13 @@ class Problem:
     hint: str | None = None
 
     def lines(self) -> list[str]:
-        """Lay the problem out as `error:`, `at`, `hint:` lines."""
+        """Lay the problem out as `error:`, `at`, `hint:` lines; URLs show no credentials."""
         out = [f"error: {self.what}"]
         if self.where:
             out.append(f"  at {self.where}")
         if self.hint:
             out.append(f"  hint: {self.hint}")
-        return out
+        return [without_credentials(line) for line in out]
 
 
 class KubekilnError(Exception):

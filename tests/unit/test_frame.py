@@ -63,6 +63,19 @@ def test_several_problems_are_one_error_with_all_lines() -> None:
     assert str(error) == "error: a is bad\n  at f:1\n  hint: do b\nerror: c is bad"
 
 
+def test_no_error_shows_the_credentials_of_a_mirror_or_proxy() -> None:
+    error = KubekilnError(
+        "https://me:s3cret@proxy.example/x: 403", where="git+https://t0ken@host/a",
+        hint="modules come through GOPROXY=https://me:s3cret@proxy.example,direct; ask a@b.example",
+    )  # fmt: skip
+
+    assert str(error).splitlines() == [
+        "error: https://…@proxy.example/x: 403",
+        "  at git+https://…@host/a",
+        "  hint: modules come through GOPROXY=https://…@proxy.example,direct; ask a@b.example",
+    ]
+
+
 def test_steps_print_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with step("Doing a thing"):
         pass
