@@ -189,6 +189,24 @@ def check_that_names_outlive_coredns(machines: Fleet) -> None:
     assert ask(machines, [["http", "http://net/"], ["name", NAME, ADDRESS]]) == {}
 
 
+def check_that_boots_are_over(machines: Fleet) -> None:
+    """Nothing failed, nothing is left to do, and no kubelet waited for cloud-init's last stage."""
+    for name in machines.machines:
+        state = ("/usr/bin/systemctl", "is-system-running")
+        until(
+            lambda name=name, state=state: (
+                machines.inside(name, *state, check=False).text == "running"
+            ),
+            what=f"systemd of {name} is done", timeout_s=60,
+        )  # fmt: skip
+        assert machines.inside(name, "/usr/bin/systemctl", "list-jobs", "--no-legend").text == ""
+    for name in machines.nodes:
+        chain = ("/usr/bin/systemd-analyze", "critical-chain", "kubelet.service")
+        said = machines.inside(name, *chain).text
+        assert "kubelet.service" in said
+        assert "cloud-final" not in said
+
+
 def name_servers(machines: Fleet) -> int:
     """Count the ready ones."""
     which = ("get", "deploy/coredns", "-n=kube-system", "--output=jsonpath={.status.readyReplicas}")
@@ -205,6 +223,7 @@ def check_that_all_is_up(machines: Fleet, *, more: Sequence[Question] = ()) -> N
         what="every machine complete",
         timeout_s=120,
     )
+    check_that_boots_are_over(machines)
     wanted = dns_replicas(machines.plan.cluster)
     assert wanted >= 2
     until(lambda: name_servers(machines) == wanted, what="all name servers ready", timeout_s=120)

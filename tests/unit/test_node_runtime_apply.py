@@ -110,6 +110,23 @@ def test_a_kind_that_never_comes_is_named(tmp_path: Path) -> None:
     assert problems == ["a.yaml: ConfigMop c: the API has no kind ConfigMop in v1"]
 
 
+def test_a_kind_that_never_comes_is_waited_for_once(tmp_path: Path) -> None:
+    slept: list[float] = []
+    time = [0.0]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        time[0] += seconds
+
+    mop = CONFIG.replace("ConfigMap", "ConfigMop")
+    problems = apply.apply_all(
+        objects(tmp_path, a=mop, b=mop), FakeApi(), sleep=sleep, clock=lambda: time[0]
+    )
+
+    assert len(problems) == 2
+    assert sum(slept) == apply.UNKNOWN_KIND_S
+
+
 def test_a_server_that_is_away_is_said(tmp_path: Path) -> None:
     class Away:
         def ask(self, *_: object) -> tuple[int, dict[str, Any]]:

@@ -103,11 +103,12 @@ def apply_all(
 ) -> list[str]:
     """Apply each object in order; what went wrong, a line an object."""
     kinds: dict[str, dict[str, Resource]] = {}
+    unknown: set[tuple[str, str]] = set()
     problems = []
     for source, item in objects:
         about = f"{source}: {item['kind']} {item.get('metadata', {}).get('name', '?')}"
         try:
-            resource = _find_resource(item, client, kinds, sleep=sleep, clock=clock)
+            resource = _find_resource(item, client, kinds, unknown, sleep=sleep, clock=clock)
             status, answer = client.ask("PATCH", f"{path_of(item, resource)}?{OPTIONS}", item)
         except (OSError, http.client.HTTPException, ApplyError) as error:
             problems.append(f"{about}: {error}")
@@ -121,17 +122,20 @@ def _find_resource(
     item: Object,
     client: Client,
     kinds: dict[str, dict[str, Resource]],
+    unknown: set[tuple[str, str]],
     *,
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> Resource:
     version, kind = str(item["apiVersion"]), str(item["kind"])
-    give_up_at = clock() + UNKNOWN_KIND_S
+    # Waited for once, not for each of its objects.
+    give_up_at = clock() + (0.0 if (version, kind) in unknown else UNKNOWN_KIND_S)
     while kind not in kinds.get(version, {}):
         kinds[version] = discover(client, version)
         if kind in kinds[version]:
             break
         if clock() >= give_up_at:
+            unknown.add((version, kind))
             raise ApplyError(f"the API has no kind {kind} in {version}")
         sleep(PAUSE_S)
     return kinds[version][kind]
