@@ -135,7 +135,7 @@ def test_a_rebooted_node_gets_ready_again_and_so_do_its_pods(cluster: Running) -
     boots = machine.console_log.read_text(errors="replace").count("KUBEKILN complete")
 
     if cluster.target == "qemu" and not kvm_works()[0]:
-        pytest.skip("an emulated node takes seven minutes to reboot; its database's machine did")
+        pytest.skip("an emulated node reboots for minutes: `make e2e-vm`; its database's just did")
 
     cluster.lab.apply(cluster.name, "reboot.yaml")
     until(

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do the examples become Ready in virtual machines too? (`make e2e-vm`, not `make test`: slow.)"""
+"""Do the examples become Ready in virtual machines too, and a node after a reboot?
+
+`make e2e-vm`, not `make test`: slow where they are emulated.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ import pytest
 from cloudinit.rules import load_cluster
 from kubekiln.operations.wait import ready_names
 from kubekiln.process import run
-from tests.e2e.conftest import Lab, free_port
+from tests.e2e.conftest import BOOT_S, Lab, free_port
+from tests.support.waiting import until
 
 # Five emulated machines on two cores; with KVM minutes.
 READY_S = 3000.0
@@ -47,3 +51,34 @@ def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, na
         )
     finally:
         lab.kubekiln("down", name)
+
+
+def test_a_node_is_ready_again_after_a_reboot_with_its_pods(lab: Lab, image: Path) -> None:
+    assert image.exists()
+    name = "reboots"
+    (node,) = lab.add_cluster(name)
+    lab.kubekiln("up", name, "--target", "qemu", "--timeout", str(BOOT_S))
+    try:
+        lab.apply(name, "web.yaml")
+        lab.kubectl(name, "rollout", "status", "deploy/web", "-n=e2e", f"--timeout={PODS_S}")
+        console = lab.machine(name, node).console_log
+
+        lab.apply(name, "reboot.yaml")
+
+        until(
+            lambda: console.read_text(errors="replace").count("KUBEKILN complete") == 2,
+            what="a second complete boot", timeout_s=BOOT_S,
+        )  # fmt: skip
+        until(lambda: is_running_again(lab, name), what="its pods", timeout_s=BOOT_S, every_s=3)
+    finally:
+        lab.kubekiln("down", name)
+
+
+def is_running_again(lab: Lab, name: str) -> bool:
+    """Tell whether the web server's containers were started anew and are ready."""
+    said = lab.kubectl(
+        name, "get", "pods", "-n=e2e", "--selector=app=web", "--output=json", check=False
+    )
+    pods = json.loads(said.stdout)["items"] if said.returncode == 0 else []
+    containers = [one for pod in pods for one in pod["status"]["containerStatuses"]]
+    return bool(pods) and all(one["restartCount"] and one["ready"] for one in containers)
