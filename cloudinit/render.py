@@ -8,7 +8,7 @@ take their places. Whatever interrupts it leaves the state, and each node, as it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,10 +31,10 @@ from cloudinit.state import State
 from cloudinit.userdata import node_files, render_metadata, render_userdata
 from cloudinit.versions import component_versions
 from kubekiln.channel import CHANNELS
-from kubekiln.errors import ConfigError, StorageError
+from kubekiln.errors import ConfigError
 from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
 from kubekiln.paths import Project
-from kubekiln.progress import say, step
+from kubekiln.progress import step, waits
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def render_cluster(
     """
     directory, final_dir = project.state_dir / cluster.name, project.nodes_dir / cluster.name
     make_dir(project.state_dir, mode=0o700)
-    with _alone(project.state_dir / f".{cluster.name}.lock", cluster.name):
+    lock = project.state_dir / f".{cluster.name}.lock"
+    with locked(lock, waiting=waits(f"another kubekiln renders cluster {cluster.name}")):
         state = open_state(cluster, project, now=now)
         if new_cluster:
             _refuse_replacement(state)
@@ -242,18 +243,6 @@ def offer_all(cluster: Cluster, project: Project, state: State) -> None:
         token = token_of(state, node.name, sha256_file(rest))
         tokens[node.name] = sha256_bytes(token.reveal())
     Offers(state.directory).offer(tokens, now=state.now, hours=cluster.userdata.server_hours)
-
-
-@contextlib.contextmanager
-def _alone(lock: Path, name: str) -> Iterator[None]:
-    """Let one process at a time render a cluster; another one says that it waits."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(lock, blocking=False))
-        except StorageError:
-            say(f"another kubekiln renders cluster {name}: waiting until it is done")
-            stack.enter_context(locked(lock))
-        yield
 
 
 def _refuse_replacement(state: State) -> None:

@@ -9,12 +9,14 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kubekiln.errors import StorageError
 
 _CHUNK = 1 << 20
+_LOOK_AGAIN_S = 0.2
 
 _STORAGE_HINTS = {
     errno.ENOSPC: "free some disk space, or point XDG_CACHE_HOME at a larger disk",
@@ -91,23 +93,39 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _lock(handle: int, kind: int, *, blocking: bool) -> bool:
+    try:
+        fcntl.flock(handle, kind if blocking else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
-def locked(path: Path, *, blocking: bool = True, shared: bool = False) -> Iterator[None]:
+def locked(
+    path: Path,
+    *,
+    blocking: bool = True,
+    shared: bool = False,
+    waiting: Callable[[], None] | None = None,
+) -> Iterator[None]:
     """Hold an advisory lock (flock(2)) on `path` while the block runs; it goes with the process.
 
-    With `blocking=False` raises StorageError at once if another process holds it.
+    With `blocking=False` raises StorageError at once if somebody else holds it. `waiting` is called
+    at once and then again and again while somebody does, and may raise to give up.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        try:
-            fcntl.flock(handle, kind if blocking else kind | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                f"another kubekiln holds {path}", hint="wait for it to end, then try again"
-            ) from error
+        while not _lock(handle, kind, blocking=blocking and waiting is None):
+            if waiting is None:
+                raise StorageError(
+                    f"another kubekiln holds {path}", hint="wait for it to end, then try again"
+                )
+            waiting()
+            time.sleep(_LOOK_AGAIN_S)
         yield
     finally:
         os.close(handle)

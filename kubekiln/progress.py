@@ -88,6 +88,22 @@ def say(text: str) -> None:
     _BOARD.say(text)
 
 
+def waits(why: str, check: Callable[[], None] = lambda: None) -> Callable[[], None]:
+    """Give what to call while somebody else holds a lock: it says `why` once, and checks each time.
+
+    `check` may raise, if the wait is to be given up.
+    """
+    said: list[str] = []
+
+    def wait() -> None:
+        check()
+        if not said:
+            said.append(why)
+            say(f"{why}: waiting until that is done")
+
+    return wait
+
+
 @contextlib.contextmanager
 def step(title: str) -> Iterator[Callable[[str], None]]:
     """Show `title` with its elapsed time while the block runs; yields a function to add a note.

@@ -18,7 +18,7 @@ from kubekiln.errors import StorageError
 from kubekiln.files import locked, make_dir, storage_errors, sync_dir
 from kubekiln.paths import cache_dir
 from kubekiln.process import Command, run
-from kubekiln.progress import say, step
+from kubekiln.progress import say, step, waits
 
 _KEPT_PER_STAGE = 3
 
@@ -66,7 +66,7 @@ def ensure(stage: Stage, work: Callable[[Path], None], *, refresh: bool = False)
     `work` gets an empty directory, in which it makes the outputs (and may leave other things).
     """
     make_dir(stages_dir())
-    with locked(stage.lock):
+    with locked(stage.lock, waiting=waits(f"another kubekiln makes this: {stage.title}")):
         if stage.is_done() and not refresh:
             os.utime(stage.directory)
             say(f"• {stage.title}: cached")

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,9 +122,9 @@ class Store:
             self._stamp(sha256)
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
+    def lock(self, key: str, *, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold the lock of one key, so that two bakes don't do the same work twice."""
-        with locked(self.root / "locks" / f"{key}.lock"):
+        with locked(self.root / "locks" / f"{key}.lock", waiting=waiting):
             yield
 
     def damaged(self) -> list[Path]:

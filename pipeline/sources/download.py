@@ -72,7 +72,8 @@ def download(
     """
     algorithm, wanted = digest
     partial = context.store.partial_path(wanted)
-    with locked(partial.with_suffix(".lock")), storage_errors(partial):
+    wait = progress.waits(f"{title} is being downloaded already", context.check_cancelled)
+    with locked(partial.with_suffix(".lock"), waiting=wait), storage_errors(partial):
         if not (partial.is_file() and _hash_file(partial, algorithm) == wanted):
             _complete(url, partial, digest, context, title, patience or Patience())
         shutil.move(partial, target)

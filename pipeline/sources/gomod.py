@@ -111,7 +111,8 @@ class GoMod:
             request.context.check_cancelled()
             go_dir = _toolchain(request, request.context.lock.toolchains.go)
             go = Go(go_dir / "go", base=make_dir(cache_dir() / "go"))
-            with locked(go.base / "lock"):
+            wait = progress.waits("another kubekiln compiles", request.context.check_cancelled)
+            with locked(go.base / "lock", waiting=wait):
                 _check_room(go.base)
                 self._go = go
                 found = self._build(build, request, directory, go)

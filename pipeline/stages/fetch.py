@@ -11,7 +11,7 @@ container runtime to a tar for `ctr images import`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,7 +180,7 @@ class Fetcher:
 
     def _from_provider(self, provider: Provider, request: Request) -> Fetched:
         store, key = self.context.store, provider.key(request)
-        with store.lock(key):
+        with store.lock(key, waiting=self._waits(request.title)):
             found = self._from_store(provider, request)  # another bake may have been faster
             if found:
                 return found
@@ -193,6 +193,9 @@ class Fetcher:
             store.record(key, kept, about=about)
         files = {name: store.path(sha256) for name, sha256 in kept.items()}
         return _fetched(request, provider.name, files, reused=False)
+
+    def _waits(self, title: str) -> Callable[[], None]:
+        return progress.waits(f"{title} is being made already", self.context.check_cancelled)
 
     def _fetch_dependency(self, component: str, version: str) -> Mapping[str, Path]:
         return self.fetch(*self._dependency(component, version)).files
@@ -215,7 +218,7 @@ class Fetcher:
         store, name = self.context.store, _file_name(image)
         roots = self._ca_certificates(image)
         key = _compose_key(image, fetched, roots)
-        with store.lock(key):
+        with store.lock(key, waiting=self._waits(image.reference)):
             known = store.lookup(key)
             if known:
                 return known[name]

@@ -12,6 +12,7 @@ import pytest
 
 from kubekiln.errors import EXIT_USAGE, StorageError
 from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
+from kubekiln.progress import waits
 from kubekiln.secret import Secret
 
 
@@ -61,6 +62,31 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
 
     with locked(tmp_path / "lock", blocking=False):
         pass
+
+
+def test_who_waits_for_a_lock_says_so_once_and_may_give_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks: list[int] = []
+
+    def check() -> None:
+        looks.append(len(looks))
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    wait = waits("another kubekiln bakes", check)
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(KeyboardInterrupt),
+        locked(tmp_path / "lock", waiting=wait),
+    ):
+        pass
+
+    assert len(looks) == 3
+    assert capsys.readouterr().err.count("another kubekiln bakes: waiting until that is") == 1
+    with locked(tmp_path / "lock", waiting=wait):
+        pass
+    assert len(looks) == 3
 
 
 def test_a_secret_is_never_shown_or_pickled() -> None:
