@@ -21,12 +21,11 @@ _ANSWER_S = 10.0
 def socket_path(directory: Path, kind: str = "qmp") -> Path:
     """Give a socket for what runs in `directory`: in a directory of ours alone, and short.
 
-    A unix socket's path has at most 107 bytes (unix(7)); a project's may be longer.
+    A unix socket's path has at most 107 bytes (unix(7)); a project's may be longer. Not below
+    /run/user, which goes with the user's last session (pam_systemd(8)): the machines stay.
     """
     user = os.getuid()
-    runtime = Path(f"/run/user/{user}")
-    base = runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
-    private = make_dir(base / f"kubekiln-{user}", mode=0o700)
+    private = make_dir(Path(tempfile.gettempdir()) / f"kubekiln-{user}", mode=0o700)
     if private.stat().st_uid != user or private.is_symlink():
         raise KubekilnError(
             f"{private} belongs to somebody else", hint=f"remove it: rm -r {private}"
