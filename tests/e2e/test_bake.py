@@ -33,13 +33,6 @@ HOLD_A_TIME = {
     "var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/metadata.db",
 }
 
-# Stage → what is there of it when it is in the middle of its work.
-STAGES = {
-    "base": "logs/bake-debian-13/base.log",
-    "rootfs": "logs/bake-debian-13/rootfs.log",
-    "disk": "logs/bake-debian-13/disk.log",
-}
-
 
 @dataclass(frozen=True)
 class Kiln:
@@ -60,22 +53,30 @@ class Kiln:
 
     def kill_bake_in(self, stage: str, how: signal.Signals) -> None:
         """Start a bake, and kill it as soon as a stage has something to show."""
-        log = self.root / "build" / STAGES[stage]
-        log.unlink(missing_ok=True)
-        with (self.cache / f"killed-in-{stage}.log").open("wb") as out:
+        self.log(stage).unlink(missing_ok=True)
+        with self.said(stage).open("wb") as out:
             bake = spawn(self.command("bake"), stdout=out)
         until(
             lambda: bake.poll() is not None or self.is_working(stage),
             what=f"the bake reaches {stage}", timeout_s=BAKE_S,
         )  # fmt: skip
-        assert bake.poll() is None, (self.cache / f"killed-in-{stage}.log").read_text()
+        assert bake.poll() is None, self.said(stage).read_text()
         bake.send_signal(how)
         bake.wait()
 
+    def log(self, stage: str) -> Path:
+        return self.root / f"build/logs/bake-debian-13/{stage}.log"
+
+    def said(self, stage: str) -> Path:
+        return self.cache / f"killed-in-{stage}.log"
+
     def is_working(self, stage: str) -> bool:
-        log = self.root / "build" / STAGES[stage]
+        """Tell whether a stage has something to show: it is in the middle of its work."""
+        if stage == "inspect":
+            return "Inspecting the finished disk" in self.said(stage).read_text()
         if stage == "disk":
             return any(self.cache.glob("kubekiln/stages/work/disk-*/disk.raw"))
+        log = self.log(stage)
         return log.is_file() and log.stat().st_size > 0
 
     def processes(self) -> list[str]:
@@ -131,7 +132,7 @@ def kiln(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kiln]:
 @pytest.mark.parametrize(
     ("stage", "how"),
     [("base", signal.SIGKILL), ("base", signal.SIGINT), ("rootfs", signal.SIGKILL),
-     ("disk", signal.SIGKILL), ("disk", signal.SIGTERM)],
+     ("disk", signal.SIGKILL), ("disk", signal.SIGTERM), ("inspect", signal.SIGKILL)],
 )  # fmt: skip
 def test_a_killed_bake_leaves_nothing_behind(kiln: Kiln, stage: str, how: signal.Signals) -> None:
     kiln.kill_bake_in(stage, how)
