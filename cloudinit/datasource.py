@@ -60,6 +60,18 @@ def the_platform_gives_the_network(cluster: Cluster) -> Iterator[Finding]:
             )
 
 
+def the_platform_lets_addresses_move(cluster: Cluster) -> Iterator[Finding]:
+    """A virtual address that the network doesn't bring to who holds it never answers."""
+    channel = CHANNELS[cluster.datasource]
+    if cluster.api.vips and not channel.moves_addresses:
+        yield Finding(
+            ("api", "vip"),
+            f"a virtual address with datasource {cluster.datasource}: the network of "
+            f"{channel.title} gives no machine another's address",
+            "take the platform's load balancer, and its name in api.extra_sans",
+        )
+
+
 def exposure(cluster: Cluster) -> str | None:
     """Say who else can read the nodes' keys where their user-data goes, if anybody can."""
     channel = CHANNELS[cluster.datasource]
@@ -72,4 +84,7 @@ def exposure(cluster: Cluster) -> str | None:
     )
 
 
-DATASOURCE_RULES: tuple[Rule, ...] = (the_platform_gives_the_network,)
+DATASOURCE_RULES: tuple[Rule, ...] = (
+    the_platform_gives_the_network,
+    the_platform_lets_addresses_move,
+)

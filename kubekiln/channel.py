@@ -46,6 +46,8 @@ class Channel:
     """What the platform must be told beside it."""
     carries_network: bool = False
     """Whether our network-config reaches the machine; else the platform's DHCP is its network."""
+    moves_addresses: bool = True
+    """Whether a machine may take an address over by itself, as a virtual one by VRRP needs."""
     readable: str = ""
     """Who can read it for as long as the machine is there, beside the machine's root."""
 
@@ -87,7 +89,7 @@ CHANNELS: Mapping[DatasourceName, Channel] = {
         "NoCloud (seed ISO, HTTP)", ("NoCloud",), None, carries_network=True,
     ),
     "ec2": Channel(
-        "Amazon EC2", ("Ec2",), 16_384, file="user-data.gz",
+        "Amazon EC2", ("Ec2",), 16_384, file="user-data.gz", moves_addresses=False,
         readable=f"whoever may describe the instance's attributes, and {_ON_THE_MACHINE}",
     ),
     "linode": Channel(
@@ -106,7 +108,7 @@ CHANNELS: Mapping[DatasourceName, Channel] = {
         readable=f"whoever may show the server, Nova's database, and {_ON_THE_MACHINE}",
     ),
     "azure": Channel(
-        "Azure custom data", ("Azure",), 65_535, file="user-data.gz",
+        "Azure custom data", ("Azure",), 65_535, file="user-data.gz", moves_addresses=False,
         readable="the platform, which advises against secrets in custom data",
     ),
     "vsphere": Channel(
@@ -121,6 +123,7 @@ CHANNELS: Mapping[DatasourceName, Channel] = {
     ),
     "gce": Channel(
         "Google Compute Engine", ("GCE",), 262_144, "gzip+base64", "user-data.gz.b64",
+        moves_addresses=False,
         beside={"user-data-encoding": "base64"},
         readable=f"whoever may view the instance, and {_ON_THE_MACHINE}",
     ),

@@ -90,7 +90,7 @@ class Delivery:
         cluster = specs[0].cluster
         with self._alone(cluster) as journal:
             there = one_of_each(self.instances(cluster))
-            refuse_changed(specs, there, cluster)
+            refuse_changed(specs, there, self.name)
             unheard = {entry.node for entry in journal.unfinished()}
             makers = [
                 (s.node, _maker(self, s, image, there.get(s.node), journal, s.node in unheard))
@@ -196,13 +196,14 @@ def one_of_each(found: Iterable[Instance]) -> dict[str, Instance]:
 
 
 def refuse_changed(
-    specs: Iterable[InstanceSpec], there: Mapping[str, Instance], cluster: str
+    specs: Iterable[InstanceSpec], there: Mapping[str, Instance], target: str
 ) -> None:
     """Raise if a machine is there that would be made otherwise now: a change is a new machine."""
     changed = [
         Problem(
             f"{spec.node} is there, made of another image or user-data",
-            hint=f"`kubekiln destroy {cluster} {spec.node}` first, if it is to be replaced",
+            hint=f"`kubekiln destroy --target {target} --cluster {spec.cluster} {spec.node}` "
+            "first, if it is to be replaced",
         )
         for spec in specs
         if spec.node in there

@@ -99,10 +99,10 @@ def is_going(found: Object) -> bool:
     return "deletionTimestamp" in found["metadata"]
 
 
-def seed_secret(spec: InstanceSpec, machine: Object) -> Object:
-    """Describe the secret that a machine's cloud-init reads; it goes with the machine.
+def _seed(spec: InstanceSpec) -> dict[str, bytes]:
+    """Give what a machine's cloud-init reads; raises KubekilnError if a Secret can't hold it.
 
-    Not compressed: KubeVirt carries it as text. Raises KubekilnError if it is too large.
+    Not compressed: KubeVirt carries it as text.
     """
     data = {"userdata": (spec.seed_dir / "user-data").read_bytes(),
             "networkdata": spec.network_config.reveal()}  # fmt: skip
@@ -112,6 +112,11 @@ def seed_secret(spec: InstanceSpec, machine: Object) -> Object:
             f"{spec.node}: user-data is {size:,} bytes, a Kubernetes Secret takes 1,048,576",
             hint="preload more into the image; `kubekiln cluster explain` shows the largest files",
         )
+    return data
+
+
+def seed_secret(spec: InstanceSpec, machine: Object) -> Object:
+    """Describe the secret that a machine's cloud-init reads; it goes with the machine."""
     owner = {"apiVersion": machine["apiVersion"], "kind": machine["kind"],
              "name": machine["metadata"]["name"], "uid": machine["metadata"]["uid"],
              "controller": True, "blockOwnerDeletion": True}  # fmt: skip
@@ -119,15 +124,17 @@ def seed_secret(spec: InstanceSpec, machine: Object) -> Object:
         "apiVersion": SECRET.version,
         "kind": SECRET.kind,
         "metadata": {"name": spec.name, "labels": spec.tags, "ownerReferences": [owner]},
-        "data": {name: base64.b64encode(content).decode() for name, content in data.items()},
+        "data": {name: base64.b64encode(content).decode() for name, content in _seed(spec).items()},
     }
 
 
 def machine(settings: Settings, spec: InstanceSpec, image: RemoteImage) -> Object:
     """Describe a node's machine, powered off: its secret can't be there before it.
 
-    Raises KubekilnError where its name is too long, or it has more cards than there are networks.
+    Raises KubekilnError where its name is too long, it has more cards than there are networks, or
+    its secret would be too large.
     """
+    _seed(spec)
     if len(spec.name) > _LONGEST_NAME:
         hint = "a shorter name of the cluster, or of the node"
         raise KubekilnError(f"{spec.name} has more than {_LONGEST_NAME} characters", hint=hint)

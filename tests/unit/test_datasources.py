@@ -187,6 +187,18 @@ def test_a_platform_that_brings_no_network_config_needs_dhcp(name: str) -> None:
     assert findings(make_cluster(datasource=name, **DHCP)) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "fits"), [("ec2", False), ("azure", False), ("gce", False), ("openstack", True)]
+)
+def test_a_virtual_address_needs_a_network_in_which_it_can_move(name: str, fits: bool) -> None:
+    masters = [
+        {"name": f"lab-{i}", "role": "master", "address": f"10.80.0.1{i}"} for i in (1, 2, 3)
+    ]
+    cluster = make_cluster(datasource=name, **DHCP, nodes=masters, api={"vip": "10.80.0.10"})
+
+    assert [f.at for f in findings(cluster)] == ([] if fits else [("api", "vip")])
+
+
 @pytest.mark.parametrize("name", ["nocloud", "vsphere"])
 def test_a_platform_that_brings_it_needs_nothing_else(name: str) -> None:
     assert findings(make_cluster(datasource=name)) == []

@@ -68,6 +68,13 @@ def test_a_machine_has_the_node_s_cpus_memory_disk_and_card(spec: InstanceSpec) 
     assert guest["hostname"] == "n1"
 
 
+def test_what_no_secret_can_hold_is_refused_before_there_is_a_machine(spec: InstanceSpec) -> None:
+    (spec.seed_dir / "user-data").write_bytes(bytes(1 << 20))
+
+    with pytest.raises(KubekilnError, match="a Kubernetes Secret takes 1,048,576"):
+        objects.machine(make_settings(), spec, IMAGE)
+
+
 def test_a_machine_is_off_until_its_secret_is_there(spec: InstanceSpec) -> None:
     made = {**objects.machine(make_settings(), spec, IMAGE)}
     made["metadata"] = {**made["metadata"], "uid": "u-1"}
