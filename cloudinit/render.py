@@ -91,6 +91,12 @@ def render_cluster(
     return RenderedCluster(nodes, pools, admin, directory, created, name, days)
 
 
+def check_state(cluster: Cluster, project: Project) -> None:
+    """Raise what rendering would because of the cluster's state; writes nothing."""
+    if open_state(cluster, project).is_new:
+        _refuse_orphans(cluster, project)
+
+
 def open_state(cluster: Cluster, project: Project, *, now: datetime | None = None) -> State:
     """Open the cluster's state, as its configuration says how; writes nothing."""
     return State.open(

@@ -68,6 +68,20 @@ def etcd_survives_what_it_seems_to(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
+def addons_have_names_of_their_own(cluster: Cluster) -> Iterator[Finding]:
+    """A node has each in a file of that name."""
+    first: dict[str, str] = {}
+    for index, addon in enumerate(cluster.addons):
+        stem = Path(addon).stem
+        if stem in first:
+            yield Finding(
+                ("addons", index),
+                f"add-ons {first[stem]} and {addon} have the same name",
+                "give one of the files another name, or leave one out",
+            )
+        first[stem] = addon
+
+
 def the_version_is_supported(cluster: Cluster) -> Iterator[Finding]:
     """Only versions whose differences we know."""
     try:
@@ -85,6 +99,7 @@ RULES: tuple[Rule, ...] = (
     *FLANNEL_RULES,
     a_single_node_is_alone,
     there_is_a_control_plane,
+    addons_have_names_of_their_own,
     *LABEL_RULES,
     etcd_survives_what_it_seems_to,
     *PORT_RULES,

@@ -60,11 +60,12 @@ def enable(project: Project, name: str, cluster: str | None) -> Switched:
     """Apply an add-on to the cluster if it runs, with its values, and record it."""
     made, config = _cluster(project, cluster)
     addon = load_addon(name, project)
+    _refuse_another(addon, made, project)
     text = addon.render(addon_view(made, component_versions(made, project)))
     apply = ["apply", "--server-side", "--force-conflicts", f"--field-manager={_MANAGER}"]
     said = _told(project, made, [*apply, "--filename=-"], text)
-    kept = _kept_name(name, addon)
-    wanted = made.addons if kept in made.addons else (*made.addons, kept)
+    known = _known_as(addon, made, project)
+    wanted = made.addons if known else (*made.addons, _kept_name(name, addon))
     return _recorded(project, made, config, wanted, said)
 
 
@@ -72,15 +73,15 @@ def disable(project: Project, name: str, cluster: str | None) -> Switched:
     """Delete an add-on's objects from the cluster if it runs, and record that it is off."""
     made, config = _cluster(project, cluster)
     addon = load_addon(name, project)
-    kept = _kept_name(name, addon)
-    if kept not in made.addons:
+    known = _known_as(addon, made, project)
+    if known is None:
         raise ConfigError(
             f"add-on {name} is not enabled in {made.name}",
             hint=f"enabled: {', '.join(made.addons) or 'none'}",
         )
     text = addon.render(addon_view(made, component_versions(made, project)))
     said = _told(project, made, ["delete", "--ignore-not-found", "--filename=-"], text)
-    wanted = tuple(a for a in made.addons if a != kept)
+    wanted = tuple(a for a in made.addons if a != known)
     return _recorded(project, made, config, wanted, said)
 
 
@@ -98,6 +99,23 @@ def _kinds(addon: Addon) -> str:
 def _kept_name(name: str, addon: Addon) -> str:
     """Name an add-on so that it is found from anywhere: a path is kept as an absolute one."""
     return str(addon.path.resolve()) if is_path(name) else name
+
+
+def _known_as(addon: Addon, made: Cluster, project: Project) -> str | None:
+    """Give the name by which a cluster's config has an add-on: there, a path may be relative."""
+    path = addon.path.resolve()
+    return next((n for n in made.addons if load_addon(n, project).path.resolve() == path), None)
+
+
+def _refuse_another(addon: Addon, made: Cluster, project: Project) -> None:
+    """Raise ConfigError if another add-on of this name is enabled: a node has one file of it."""
+    others = [n for n in made.addons if Path(n).stem == addon.name]
+    if others and _known_as(addon, made, project) is None:
+        raise ConfigError(
+            f"another add-on named {addon.name} is enabled in {made.name}: {others[0]}",
+            where=str(addon.path),
+            hint=f"`kubekiln addons disable {others[0]}` first, or give the file another name",
+        )
 
 
 def _told(project: Project, cluster: Cluster, words: list[str], text: str) -> str | None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudinit.model import Cluster, Node
+from cloudinit.render import check_state
 from kubekiln.operations.prepare import fit
 from kubekiln.operations.profile import Profile
 from kubekiln.operations.up import check_target
 from kubekiln.paths import Project, user_kubeconfig
 from pipeline.forecast import Step, forecast_bake
+from pipeline.stages.preflight import preflight
 from pipeline.targets.protocol import Target
 from pipeline.targets.record import read_record
 from pipeline.targets.registry import find_target
@@ -53,6 +55,8 @@ def plan_up(
     target, cluster = find_target(target_name), profile.cluster
     plan = fit(project, cluster, profile.path)
     check_target(target, target_name, project, cluster)
+    preflight(plan.image, project=project, lock=plan.lock)
+    check_state(cluster, project)
     return UpPlan(
         cluster,
         target_name,

@@ -74,15 +74,15 @@ _PLAIN_HINT = "this tool sends it uncompressed: `kubekiln export terraform` send
 def node_files(output: Output, node: InstanceSpec) -> dict[str, str]:
     """Write a node's payloads; gives each one's path, by the name that other tools know it by."""
     encoded = base64.b64encode(node.user_data.reveal()) + b"\n"
-    files: Mapping[str, tuple[str, bytes]] = {
-        "user_data_path": ("user-data/{}.yaml", (node.seed_dir / "user-data").read_bytes()),
-        "meta_data_path": ("meta-data/{}.yaml", node.meta_data.reveal()),
-        "network_config_path": ("network-config/{}.yaml", node.network_config.reveal()),
-        "user_data_gzip_b64_path": ("user-data-gzip-b64/{}.txt", encoded),
-        "seed_iso_path": ("seed/{}.iso", node.seed_iso.read_bytes()),
+    files: Mapping[str, tuple[str, bytes, bool]] = {
+        "user_data_path": ("user-data/{}.yaml", (node.seed_dir / "user-data").read_bytes(), True),
+        "meta_data_path": ("meta-data/{}.yaml", node.meta_data.reveal(), False),
+        "network_config_path": ("network-config/{}.yaml", node.network_config.reveal(), False),
+        "user_data_gzip_b64_path": ("user-data-gzip-b64/{}.txt", encoded, True),
+        "seed_iso_path": ("seed/{}.iso", node.seed_iso.read_bytes(), True),
     }
-    return {key: output.secret(name.format(node.node), content)
-            for key, (name, content) in files.items()}  # fmt: skip
+    return {key: output.write(name.format(node.node), content, has_keys=has_keys)
+            for key, (name, content, has_keys) in files.items()}  # fmt: skip
 
 
 def node_facts(output: Output, node: InstanceSpec) -> dict[str, Any]:

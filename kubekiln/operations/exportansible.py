@@ -23,6 +23,7 @@ from pipeline.targets.platform import InstanceSpec
 
 _HEADER = "# Written by `kubekiln export ansible`, anew each time.\n---\n"
 _PREFIX = "kubekiln_"
+_FACTS, _INVENTORY = "group_vars/kubekiln/kubekiln.yaml", "inventory.yaml"
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,15 @@ PROVIDERS: Mapping[str, Collection] = MappingProxyType(
 
 def write_ansible(output: Output, shipment: Shipment, provider: str) -> None:
     """Write inventory, variables and files and, once, a playbook with your own variables."""
+    output.check(_FACTS, _INVENTORY)
     chosen = PROVIDERS[provider]
     payloads = payloads_of(shipment.nodes, plain=chosen.plain)
     check_sizes(payloads, chosen.datasource, plain=chosen.plain)
     facts: dict[str, Any] = {"cluster": shipment.cluster, "image_name": shipment.image.remote_name}
     if chosen.has_image:
         facts |= image_facts(output, shipment.image)
-    output.secret("group_vars/kubekiln/kubekiln.yaml", _dump(_prefixed(facts)))
-    output.secret("inventory.yaml", _dump(_inventory(output, shipment)))
+    output.write(_FACTS, _dump(_prefixed(facts)))
+    output.write(_INVENTORY, _dump(_inventory(output, shipment)))
     output.examples(f"ansible/{provider}")
     output.finish()
 

@@ -34,6 +34,7 @@ _VERSION = f"{_CORE}/v1beta2"
 _SECRET_TYPE = f"{_CORE}/secret"
 _CLUSTER_LABEL, _MASTER_LABEL = f"{_CORE}/cluster-name", f"{_CORE}/control-plane"
 _HEADER = "# Written by `kubekiln export cluster-api`, anew each time.\n"
+_SECRETS, _OBJECTS = "secrets.yaml", "machines.yaml"
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ PROVIDERS: Mapping[str, Infrastructure] = MappingProxyType(
 
 def write_cluster_api(output: Output, shipment: Shipment, site: Site, provider: str) -> None:
     """Write the objects and, once, an example kustomization that completes them."""
+    output.check(_SECRETS, _OBJECTS)
     chosen = PROVIDERS[provider]
     plain = not chosen.is_packed
     payloads = payloads_of(shipment.nodes, plain=plain) | {
@@ -143,8 +145,8 @@ def write_cluster_api(output: Output, shipment: Shipment, site: Site, provider: 
     secrets = list(_secrets(shipment, site, payloads))
     objects = [*_cluster(shipment, site, chosen), *_machines(shipment, site, chosen),
                *_pools(shipment, site, chosen)]  # fmt: skip
-    output.secret("secrets.yaml", _dump(secrets))
-    output.secret("machines.yaml", _dump(objects))
+    output.write(_SECRETS, _dump(secrets), has_keys=True)
+    output.write(_OBJECTS, _dump(objects))
     output.examples(f"cluster-api/{provider}")
     output.finish()
 

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """How are files written for other tools, again and again, without touching what isn't ours?
 
-What holds a cluster's data is written anew each time, readable for its owner only. Examples are
-written once: whoever changed one keeps it. `.kubekiln-export.json` remembers what we wrote, so that
-a node's keys go when the node does.
+What holds a cluster's data is written anew each time, readable for its owner only and kept out of
+git. Examples are written once: whoever changed one keeps it. `.kubekiln-export.json` remembers what
+we wrote, so that a node's keys go when the node does; `.kubekiln-export.begun` what an export was
+about to write that didn't come to its end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from kubekiln.files import make_dir, storage_errors, write_atomic
 from kubekiln.progress import say
 
 TEMPLATES_DIR = Path(__file__).resolve().parents[1] / "templates" / "export"
-_RECORD = ".kubekiln-export.json"
+_RECORD, _BEGUN = ".kubekiln-export.json", ".kubekiln-export.begun"
 
 
 @dataclass
@@ -27,27 +30,46 @@ class Output:
     """A directory of which we know what of it is ours."""
 
     directory: Path
+    before: frozenset[str] = frozenset()
+    """What earlier exports wrote."""
     written: set[str] = field(default_factory=set)
 
-    def secret(self, name: str, content: str | bytes) -> str:
-        """Write a file anew that may hold keys; gives its path, relative to the directory."""
-        path = self.directory / name
-        self._make_parents(path)
+    def check(self, *names: str) -> None:
+        """Raise ConfigError if one of these files is there and not of an export of ours."""
+        ours = self.before | self.written
+        for path in (self.directory / name for name in names if name not in ours):
+            if path.exists():
+                raise ConfigError(
+                    f"{path} is there, and no export of kubekiln wrote it",
+                    hint="give another --output, or move it away",
+                )
+
+    def write(self, name: str, content: str | bytes, *, has_keys: bool = False) -> str:
+        """Write a file anew, for its owner only; gives its path, relative to the directory.
+
+        One that has keys is kept out of git.
+        """
+        path = self._claim(name)
+        if has_keys:
+            top, *below = Path(name).parts
+            self._ignore([f"/{top}/" if below else f"/{top}"])
         write_atomic(path, content, mode=0o600)
-        self.written.add(name)
         return name
 
     def link(self, source: Path) -> str:
         """Have a large file there by a further name of it, or as a copy on another disk."""
-        path = self.directory / source.name
-        self._make_parents(path)
-        with storage_errors(path):
-            path.unlink(missing_ok=True)
+        path = self._claim(source.name)
+        if path.exists() and path.samefile(source):
+            return source.name
+        half = path.with_name(f".{source.name}.half")
+        with contextlib.ExitStack() as undo, storage_errors(path):
+            half.unlink(missing_ok=True)
+            undo.callback(half.unlink, missing_ok=True)
             try:
-                os.link(source, path)
+                os.link(source, half)
             except OSError:  # another file system, or one without hard links
-                shutil.copyfile(source, path)
-        self.written.add(source.name)
+                shutil.copyfile(source, half)
+            half.replace(path)
         return source.name
 
     def examples(self, *names: str) -> None:
@@ -56,16 +78,39 @@ class Output:
             base = TEMPLATES_DIR / name
             for source in sorted(path for path in base.rglob("*") if path.is_file()):
                 # With its dot, git would heed it here, and packages leave hidden files out.
-                hidden = "." if source.name == "gitignore" else ""
-                self._example(source, source.relative_to(base).with_name(hidden + source.name))
+                if source.name == "gitignore":
+                    self._ignore(source.read_text().splitlines())
+                else:
+                    self._example(source, source.relative_to(base))
 
     def finish(self) -> None:
         """Remove what an earlier export wrote and this one didn't; remember what is there now."""
-        record = self.directory / _RECORD
-        before = set(json.loads(record.read_text())) if record.is_file() else set()
-        for name in sorted(before - self.written):
+        for name in sorted(self.before - self.written):
             (self.directory / name).unlink(missing_ok=True)
-        write_atomic(record, json.dumps(sorted(self.written), indent=1) + "\n")
+        written = json.dumps(sorted(self.written), indent=1) + "\n"
+        write_atomic(self.directory / _RECORD, written)
+        (self.directory / _BEGUN).unlink(missing_ok=True)
+
+    def _claim(self, name: str) -> Path:
+        """Take down that a file is ours before it is there, and make its directories."""
+        self.check(name)
+        path = self.directory / name
+        self._make_parents(path)
+        if name not in self.before | self.written:
+            with storage_errors(path), (self.directory / _BEGUN).open("a") as begun:
+                begun.write(f"{name}\n")
+        self.written.add(name)
+        return path
+
+    def _ignore(self, lines: Sequence[str]) -> None:
+        """Have git leave out what these lines say; those of somebody's own stay."""
+        path = self.directory / ".gitignore"
+        there = path.read_text().splitlines() if path.is_file() else []
+        lacking = [line for line in lines if line not in there]
+        if all(line.startswith("#") for line in lacking):
+            return
+        self._make_parents(path)
+        write_atomic(path, "\n".join([*there, *lacking]) + "\n")
 
     def _example(self, source: Path, name: Path) -> None:
         path = self.directory / name
@@ -92,4 +137,8 @@ def open_output(directory: Path) -> Output:
     """Take a directory for an export; raises ConfigError where there is a file in its place."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"{directory} is not a directory", hint="give another --output")
-    return Output(directory.resolve())
+    directory = directory.resolve()
+    record, begun = directory / _RECORD, directory / _BEGUN
+    before = set(json.loads(record.read_text())) if record.is_file() else set()
+    before |= set(begun.read_text().splitlines()) if begun.is_file() else set()
+    return Output(directory, frozenset(before))

@@ -46,6 +46,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
 
 def write_terraform(output: Output, shipment: Shipment, provider: str) -> None:
     """Write variables, files and, once, an example module."""
+    output.check(_VARIABLES)
     chosen = PROVIDERS[provider]
     check_sizes(payloads_of(shipment.nodes, plain=False), chosen.datasource, plain=False)
     variables = {
@@ -53,6 +54,6 @@ def write_terraform(output: Output, shipment: Shipment, provider: str) -> None:
         **(image_facts(output, shipment.image) if chosen.has_image else {}),
         "nodes": {node.node: node_facts(output, node) for node in shipment.nodes},
     }
-    output.secret(_VARIABLES, json.dumps(variables, indent=2) + "\n")
+    output.write(_VARIABLES, json.dumps(variables, indent=2) + "\n", has_keys=True)
     output.examples(f"terraform/{provider}")
     output.finish()

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import lzma
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,11 @@ from pipeline.targets.registry import find_target
 _CTR = "/usr/local/bin/ctr"
 _ROLES = ("single", "master", "worker")
 _LARGEST_INDEX = 16 << 20
+# What the libraries raise for an archive that is none, is cut off or has other bytes.
+_UNREADABLE = (
+    OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError,
+    ValueError, KeyError, TypeError, AttributeError,
+)  # fmt: skip
 # What names an image in an OCI archive: containerd's own annotation, else the OCI one.
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
@@ -66,7 +73,7 @@ def read_names(archive: Path) -> tuple[str, ...]:
     try:
         with tarfile.open(archive, "r:*") as tar:
             names = _names(tar)
-    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         why = str(error).partition("\n")[0].rstrip(":")
         raise ConfigError(
             f"cannot read {archive} as an archive of container images: {why}",

@@ -45,7 +45,12 @@ class KubeconfigFile:
 
     def __init__(self, path: Path, owner: str) -> None:
         self.path, self.owner = path, owner
-        text = path.read_text() if path.exists() else ""
+        try:
+            text = path.read_text() if path.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"cannot read it: {error}", where=str(path), hint="or set KUBECONFIG to another"
+            ) from error
         self._before = text
         try:
             root = yaml.compose(text if text.strip() else _EMPTY, Loader=_Loader)
@@ -96,11 +101,19 @@ class KubeconfigFile:
             return False
         # Where it really is: people keep theirs elsewhere and link to it.
         real = self.path.resolve()
-        if self._before:
+        if self._before and not self._has_ours_before():
             backup = real.with_name(f"{real.name}-before-kubekiln")
             write_atomic(backup, self._before, mode=0o600)
         write_atomic(real, text, mode=0o600)
         return True
+
+    def _has_ours_before(self) -> bool:
+        """Tell whether the file had entries of kubekiln's: then its backup is an earlier one."""
+        before = yaml.safe_load(self._before)
+        entries = (entry for kind in KINDS for entry in before.get(kind) or [])
+        bodies = (entry.get(body) or {} for entry in entries for body in _BODIES.values())
+        marks = (mark for body in bodies for mark in body.get("extensions") or [])
+        return any(mark.get("name") == _EXTENSION for mark in marks)
 
     def _entries(self, kind: str) -> yaml.SequenceNode:
         for key, value in self._root.value:

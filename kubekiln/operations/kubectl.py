@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubekiln.errors import ConfigError
+from kubekiln.files import make_dir
 from kubekiln.operations.clusters import config_named, find_kubeconfig
 from kubekiln.paths import Project
 from kubekiln.process import Command, exec_replace
@@ -68,9 +70,12 @@ def pinned_kubectl(project: Project, *, image: str, version: str) -> Path:
     """Give the kubectl of a cluster's own version, by the name `kubectl`; fetched if need be."""
     link = project.build_dir / "bin" / version / "kubectl"
     if not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(_fetch(project, image, version))
+        program = _fetch(project, image, version)
+        # Another kubekiln may do the same now.
+        with tempfile.TemporaryDirectory(dir=make_dir(link.parent)) as scratch:
+            new = Path(scratch) / link.name
+            new.symlink_to(program)
+            new.replace(link)
     return link
 
 

@@ -90,8 +90,10 @@ def resolve(project: Project, name: str | None, shape: Shape) -> Profile:
     wanted = shape.over(_shape_of(old))
     if wanted == _shape_of(old):
         return Profile(cluster, path, None)
-    _refuse_change(project, cluster)
-    return _made(project, name, wanted, old=old)
+    made = _made(project, name, wanted, old=old)
+    if made.cluster != cluster:
+        _refuse_change(project, cluster)
+    return made
 
 
 def find_or_make(project: Project, name: str | None, shape: Shape) -> Profile:

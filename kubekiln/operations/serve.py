@@ -8,6 +8,7 @@ finds it fetched knows that somebody else has it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -180,7 +181,14 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, UserDataServer)
         with self.server.room:
             reply = self.server.store.answer(self.path, str(self.client_address[0]))
-        self.server.log(f"{_now():%H:%M:%S} {reply.note}")
+        # First the machine, which gets it once; a log that can't be written is no reason.
+        try:
+            self._send(reply)
+        finally:
+            with contextlib.suppress(OSError):
+                self.server.log(f"{_now():%H:%M:%S} {reply.note}")
+
+    def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(len(reply.body)))

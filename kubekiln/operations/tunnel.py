@@ -20,7 +20,7 @@ from kubekiln.errors import CommandFailed, ConfigError, KubekilnError
 from kubekiln.operations.kubectl import Admin, admin_of
 from kubekiln.paths import Project
 from kubekiln.process import Command, describe_exit, end, run, spawn
-from pipeline.targets.ports import check_port, is_free
+from pipeline.targets.ports import is_free
 
 _LISTENING = "Forwarding from"
 _TAIL_LINES = 5
@@ -102,7 +102,11 @@ def choose_forwards(service: dict[str, Any], *, local: int | None) -> tuple[Forw
                 f"service {name} has {len(ports)} ports ({shown}), --port names one",
                 hint="leave --port out: each gets a port of this host",
             )
-        check_port(local, f"service {name}")
+        if not is_free(local):
+            raise ConfigError(
+                f"--port {local}: somebody listens on 127.0.0.1:{local}, or that needs root",
+                hint="name another one, above 1023",
+            )
     chosen: list[Forward] = []
     for port in ports:
         taken = {forward.local for forward in chosen}

@@ -31,6 +31,7 @@ from pipeline.targets.processes import (
     wait_for,
     wait_gone,
 )
+from pipeline.targets.record import discard
 from pipeline.targets.roots import ensure_root
 
 SCRIPT = Path(__file__).with_name("nspawn-machine.sh")
@@ -131,11 +132,15 @@ class NspawnTarget:
     def destroy(self, machine: Machine) -> None:
         """End the machine and remove its layer; with the last one goes the cluster's network."""
         self.stop(machine, graceful=False)
-        run(Command(["rm", "-rf", "--one-file-system", machine.run_dir], as_root=True))
+        discard(machine.run_dir, _remove_as_root)
         directory = machine.network_dir
         if not any(p.is_dir() for p in directory.glob("*")) and directory.is_dir():
             stop_network(directory)
             shutil.rmtree(directory)
+
+
+def _remove_as_root(directory: Path) -> None:
+    run(Command(["rm", "-rf", "--one-file-system", directory], as_root=True))
 
 
 def prepare(machine: Machine, lower: Path) -> None:

@@ -55,10 +55,19 @@ def program_of(pid: int) -> str:
 
 
 def send(pids: Sequence[int], how: signal.Signals, *, as_root: bool) -> None:
-    """Send a signal to processes that a search of this module has just found."""
-    if pids:
-        words = ["kill", f"-{how.name.removeprefix('SIG')}", *map(str, pids)]
-        run(Command(words, as_root=as_root), check=False)
+    """Send a signal to processes that a search of this module has just found.
+
+    One that is gone is fine; raises KubekilnError if nobody is allowed to send it.
+    """
+    if not pids:
+        return
+    words = ["kill", f"-{how.name.removeprefix('SIG')}", *map(str, pids)]
+    result = run(Command(words, as_root=as_root), check=False)
+    if result.returncode != 0 and result.stderr.startswith(b"sudo:"):
+        raise KubekilnError(
+            f"cannot end processes of root: {result.stderr.decode(errors='replace').strip()}",
+            hint="run `sudo -v` first, or run as root",
+        )
 
 
 def wait_gone(program: str, argument: str, *, timeout_s: float) -> bool:

@@ -30,6 +30,7 @@ from pipeline.targets.kvm import QEMU, kvm_works
 from pipeline.targets.machine import Machine, MachineStatus
 from pipeline.targets.processes import find_processes, kill_all, send, wait_gone
 from pipeline.targets.qmp import execute, socket_path
+from pipeline.targets.record import discard
 from pipeline.targets.segment import (
     FURTHER,
     NODES,
@@ -118,7 +119,7 @@ class QemuTarget:
     def destroy(self, machine: Machine) -> None:
         """End QEMU and remove the machine's disk and traces; with the last one goes the network."""
         self.stop(machine, graceful=False)
-        shutil.rmtree(machine.run_dir, ignore_errors=True)
+        discard(machine.run_dir, lambda gone: shutil.rmtree(gone, ignore_errors=True))
         remove_unused(machine.network_dir)
 
 
@@ -176,6 +177,8 @@ def _make_disk(disk: Path, options: Sequence[str | Path], gib: int) -> None:
     half = disk.with_suffix(".half")
     words = ["qemu-img", "create", "-q", "-f", "qcow2", *options, half, f"{gib}G"]
     run(Command(words, what_for="to make the machine's disk"))
+    # Keys are on it, behind no permissions but these.
+    half.chmod(0o600)
     half.rename(disk)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,19 @@ def read_record(run_dir: Path) -> Record | None:
             where=str(path),
             hint="end its process by hand (`ps` shows the directory's name), then remove it",
         ) from error
+
+
+def discard(run_dir: Path, remove: Callable[[Path], object]) -> None:
+    """Remove a machine's directory, so that half of one is never taken for a machine.
+
+    What is left of an interrupted removal is listed, and goes with the next one.
+    """
+    gone = run_dir.with_name(f".{run_dir.name}.gone")
+    if gone.exists():
+        remove(gone)
+    if run_dir.exists():
+        run_dir.rename(gone)
+        remove(gone)
 
 
 def list_records(machines_dir: Path, cluster: str | None = None) -> list[Record]:

@@ -132,6 +132,30 @@ def test_a_config_that_lies_elsewhere_is_the_one_that_is_read(
     assert switched.to_write == "addons: [coredns]"
 
 
+def test_an_addon_by_a_relative_path_in_a_config_is_found_by_another_path_to_it(
+    project: Project, ran: list[Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(ADDON)
+    monkeypatch.chdir(tmp_path)
+    path = project.config_path("clusters", "solo")
+    path.write_text(path.read_text() + "\naddons: [coredns, ./mine.yaml]\n")
+
+    assert addons.enable(project, str(tmp_path / "mine.yaml"), "solo").to_write is None
+    assert addons.disable(project, "./mine.yaml", "solo").to_write == "addons: [coredns]"
+
+
+def test_two_addons_of_one_name_are_refused_before_anything_is_applied(
+    project: Project, ran: list[Command], tmp_path: Path
+) -> None:
+    (tmp_path / "coredns.yaml").write_text(ADDON)
+    start(project, "try")
+
+    with pytest.raises(ConfigError, match="another add-on named coredns is enabled"):
+        addons.enable(project, str(tmp_path / "coredns.yaml"), "try")
+
+    assert ran == []
+
+
 def test_enabling_twice_changes_nothing(project: Project, ran: list[Command]) -> None:
     addons.enable(project, "hello", "try")
     before = project.profile_path("try").read_text()

@@ -20,6 +20,7 @@ from kubekiln.paths import Project
 from pipeline.targets import registry
 from pipeline.targets.record import record_of, write_record
 from tests.support.clusters import make_project, snapshot
+from tests.support.host import let_bake
 from tests.support.machines import make_machine
 from tests.support.target import FakeTarget
 from tests.unit.test_kubeconfig import rendered
@@ -137,6 +138,7 @@ def test_a_dry_run_shows_stages_machines_and_files_and_changes_nothing(
     project: Project, brought_up: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(project.root / "cache"))
+    let_bake(monkeypatch)
     project.elements_dir.symlink_to(Path(__file__).resolve().parents[2] / "elements")
     image = project.configs_dir / "images" / "debian-13.yaml"
     image.write_text(f"{image.read_text()}\napt: {{build_mirror: 'http://deb.example/debian'}}\n")

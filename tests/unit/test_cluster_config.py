@@ -54,6 +54,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"datasource": "ec2"},
         "addressing static with datasource ec2",
     ),
+    "a virtual address where none can move": (
+        {
+            "datasource": "ec2",
+            "network": {"addressing": "dhcp"},
+            "api": {"vip": "10.80.0.10"},
+            **masters("master", "master", "master"),
+        },
+        "a virtual address with datasource ec2",
+    ),
+    "two add-ons of one name": (
+        {"addons": ["coredns", "./mine/coredns.yaml"]},
+        "add-ons coredns and ./mine/coredns.yaml",
+    ),
     "pods overlap nodes": ({"network": {"pod_cidr": "10.80.0.0/16"}}, "pod_cidr 10.80.0.0/16 over"),
     "services overlap pods": (
         {"network": {"service_cidr": "10.244.128.0/20"}},

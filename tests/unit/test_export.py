@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import json
+import os
 import random
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ import yaml
 from typer.testing import CliRunner
 
 from kubekiln.cli.main import app
-from kubekiln.errors import ConfigError
+from kubekiln.errors import ConfigError, StorageError
 from kubekiln.files import sha256_file
 from kubekiln.operations import exportansible, exportclusterapi, exportterraform
 from kubekiln.operations.export import Shipment, shipment_of
@@ -116,6 +119,82 @@ def test_what_may_hold_keys_is_for_its_owner_only_and_not_for_git(
 def holds_keys(path: Path) -> bool:
     content = path.read_bytes()
     return KEY.encode() in content or b"CD001" in content or b"H4sI" in content
+
+
+def test_a_file_of_somebodys_is_neither_replaced_nor_removed(
+    shipment: Shipment, site: Site, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "inventory.yaml").write_text("mine\n")
+
+    with pytest.raises(ConfigError, match="inventory.yaml is there, and no export"):
+        exportansible.write_ansible(open_output(out), shipment, "libvirt")
+
+    assert [path.name for path in out.iterdir()] == ["inventory.yaml"]
+    write_cluster_api(open_output(out), shipment, site, "openstack")
+    write_cluster_api(open_output(out), shipment, site, "openstack")
+    assert (out / "inventory.yaml").read_text() == "mine\n"
+
+
+def test_a_gitignore_of_somebodys_gets_the_lines_that_lack(
+    shipment: Shipment, site: Site, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".gitignore").write_text("/mine\n/seed/\n")
+
+    exportterraform.write_terraform(open_output(out), shipment, "libvirt")
+    write_cluster_api(open_output(out), shipment, site, "openstack")
+
+    lines = (out / ".gitignore").read_text().splitlines()
+    assert lines[:2] == ["/mine", "/seed/"]
+    assert lines.count("/seed/") == 1
+    assert {"/user-data/", "/kubekiln.auto.tfvars.json", "terraform.tfstate*", "/secrets.yaml"} <= {
+        *lines
+    }
+
+
+def test_an_export_that_was_cut_off_is_done_again(
+    shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(Output, "finish", interrupt)
+        exportterraform.write_terraform(open_output(out), shipment, "libvirt")
+
+    exportterraform.write_terraform(open_output(out), shipment, "libvirt")
+    assert not (out / ".kubekiln-export.begun").exists()
+
+
+def test_a_copy_of_the_image_that_fails_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "image.qcow2"
+    source.write_bytes(b"new")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "image.qcow2").write_bytes(b"old")
+    (out / ".kubekiln-export.json").write_text('["image.qcow2"]')
+
+    def copy_half(_source: Path, target: Path) -> None:
+        target.write_bytes(b"n")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(shutil, "copyfile", copy_half)
+    with pytest.raises(StorageError):
+        open_output(out).link(source)
+
+    assert (out / "image.qcow2").read_bytes() == b"old"
+    assert [path.name for path in out.glob(".*half")] == []
 
 
 def test_what_somebody_changed_in_an_example_stays(

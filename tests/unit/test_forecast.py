@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.operations.dryrun import UpPlan, plan_up
 from kubekiln.operations.profile import Shape, find_or_make, resolve
 from kubekiln.paths import Project
@@ -18,11 +18,13 @@ from pipeline.lock import Lock
 from pipeline.model import load_image
 from pipeline.plan import make_plan
 from pipeline.sources.provider import Request
+from pipeline.stages import preflight
 from pipeline.stages.fetch import Fetched, Fetcher, fetch_components
 from pipeline.targets import registry
 from pipeline.targets.record import record_of, write_record
 from tests.support.clusters import make_project, snapshot
 from tests.support.file_server import Site, serving
+from tests.support.host import let_bake
 from tests.support.locks import archive, artefact, context_of, lock_of, program, real_lock
 from tests.support.machines import make_machine
 from tests.support.target import FakeTarget
@@ -35,6 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project with its elements and an empty cache; the host's own apt sources don't count."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(registry, "TARGETS", {"fake": lambda: FakeTarget(state="running")})
+    let_bake(monkeypatch)
     project = make_project(tmp_path / "project")
     project.elements_dir.symlink_to(ROOT / "elements")
     image = project.configs_dir / "images" / "debian-13.yaml"
@@ -59,6 +62,20 @@ def test_without_a_cache_everything_is_to_do_and_nothing_is_written(
     assert [n.action for n in plan.nodes] == ["made and booted"] * 2
     assert snapshot(tmp_path) == before
     assert not project.state_dir.exists() and not project.build_dir.exists()
+
+
+def test_what_up_would_refuse_is_refused(project: Project) -> None:
+    (project.nodes_dir / "try" / "try-1").mkdir(parents=True)
+
+    with pytest.raises(ConfigError, match="the state of cluster try is missing"):
+        planned(project, "try", nodes=1)
+
+
+def test_a_host_that_cannot_bake_is_said(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_tools", lambda: [Problem("sfdisk is missing")])
+
+    with pytest.raises(ConfigError, match="sfdisk is missing"):
+        planned(project, "try", nodes=1)
 
 
 def test_what_is_in_the_caches_is_known(

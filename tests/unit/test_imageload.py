@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import lzma
+import random
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -148,6 +151,21 @@ def test_a_file_that_is_no_archive_is_refused_in_one_line(tmp_path: Path, name: 
         read_names(tmp_path / name)
 
     assert len(error.value.problems[0].lines()) == 2
+
+
+@pytest.mark.parametrize("how", ["gz", "xz"])
+@pytest.mark.parametrize("damage", ["cut off", "other bytes"])
+def test_a_compressed_archive_that_is_damaged_is_refused(
+    tmp_path: Path, how: str, damage: str
+) -> None:
+    layer = random.Random(1).randbytes(1 << 20).decode("latin1")
+    plain = archive(tmp_path / "a.tar", {"layer": layer, "manifest.json": []}).read_bytes()
+    packed = gzip.compress(plain) if how == "gz" else lzma.compress(plain)
+    half = len(packed) // 2
+    (tmp_path / "a").write_bytes(packed[:half] + (bytes(half) if damage == "other bytes" else b""))
+
+    with pytest.raises(ConfigError, match="as an archive of container images"):
+        read_names(tmp_path / "a")
 
 
 def test_a_container_machine_is_entered_at_its_first_process(

@@ -108,6 +108,18 @@ def test_the_file_is_private_and_a_backup_is_kept(theirs: Path, tmp_path: Path) 
     assert backup.read_text() == THEIRS and backup.stat().st_mode & 0o777 == 0o600
     assert not theirs.with_name("config.lock").exists()
 
+    unmerge(rendered(tmp_path), "try")
+    assert backup.read_text() == THEIRS, "what was there before kubekiln"
+
+
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(theirs: Path, tmp_path: Path) -> None:
+    theirs.write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ConfigError, match="cannot read it") as caught:
+        merge(rendered(tmp_path), "try")
+
+    assert str(theirs) in str(caught.value)
+
 
 def test_merging_again_changes_nothing_and_a_new_port_is_taken_over(
     theirs: Path, tmp_path: Path

@@ -170,6 +170,18 @@ def test_other_options_change_a_cluster_that_is_down_and_nothing_else_of_it(
     assert load_cluster("try", project) == after
 
 
+def test_options_that_say_what_is_so_anyway_are_fine_while_there_are_machines(
+    project: Project,
+) -> None:
+    before = find_or_make(project, "try", Shape(nodes=2)).cluster
+    add_machine(project, "try")
+    cpus, memory = before.nodes[0].cpus, before.nodes[0].memory_mib
+
+    again = find_or_make(project, "try", Shape(nodes=2, cpus=cpus, memory_mib=memory))
+
+    assert again.cluster == before
+
+
 def test_other_options_are_refused_while_there_are_machines(project: Project) -> None:
     before = find_or_make(project, "try", Shape(nodes=2)).cluster
     add_machine(project, "try")

@@ -230,6 +230,17 @@ def test_two_who_ask_at_once_do_not_both_get_it(site: Site) -> None:
     assert sorted(statuses) == [200] + [410] * 15
 
 
+def test_a_machine_gets_it_though_the_servers_log_is_gone(site: Site) -> None:
+    def broken(_line: str) -> None:
+        raise BrokenPipeError
+
+    with site.server() as server:
+        server.log = broken
+        first = site.fetch(site.note())
+
+    assert first
+
+
 def test_what_is_given_is_written_down_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(site.cluster, site.project)
     path = "/v1/" + site.note().url.rpartition("/")[2]

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kubekiln.errors import KubekilnError
-from kubekiln.process import Result
+from kubekiln.process import Command, Result, run
 from pipeline.targets import qemu, qmp
 from pipeline.targets.qmp import socket_path
+from pipeline.targets.record import list_records, record_of, write_record
 from tests.support.machines import make_machine
 
 KVM = qemu.Accelerator("kvm", 2, ("-accel", "kvm", "-cpu", "host"))
@@ -150,6 +152,43 @@ def test_a_qemu_that_knows_no_stream_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_machine_that_was_never_booted_is_absent(tmp_path: Path) -> None:
     assert qemu.QemuTarget().status(make_machine(tmp_path)).state == "absent"
+
+
+@pytest.mark.processes("qemu-img")
+def test_the_disks_hold_keys_and_are_their_owners_alone(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path, etcd_disk_gib=1)
+    machine.run_dir.mkdir(parents=True)
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", str(machine.image.qcow2), "1G"]
+    machine.image.qcow2.parent.mkdir(parents=True, exist_ok=True)
+    run(Command(words))
+
+    qemu.make_disks(machine)
+
+    disks = sorted(machine.run_dir.glob("*.qcow2"))
+    assert [disk.name for disk in disks] == ["disk.qcow2", "etcd.qcow2"]
+    assert {disk.stat().st_mode & 0o777 for disk in disks} == {0o600}
+
+
+def test_a_removal_that_is_interrupted_leaves_no_machine_to_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = make_machine(tmp_path)
+    write_record(record_of("qemu", machine))
+    (machine.run_dir / "disk.qcow2").write_text("a disk")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(shutil, "rmtree", interrupt)
+        qemu.QemuTarget().destroy(machine)
+
+    assert qemu.QemuTarget().status(machine).state == "absent"
+    machines_dir = machine.run_dir.parents[1]
+    (left,) = list_records(machines_dir)
+    qemu.QemuTarget().destroy(left.machine)
+    assert list_records(machines_dir) == []
+    assert list(machine.run_dir.parent.glob(".*.gone")) == []
 
 
 def test_destroying_what_is_not_there_is_fine(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_port_that_is_asked_for_is_taken_or_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", asked))
         taken.listen(1)
-        with pytest.raises(KubekilnError, match=f"port {asked} .* is taken"):
+        with pytest.raises(ConfigError, match=f"--port {asked}: somebody listens"):
             choose_forwards(service({"port": 80}), local=asked)
 
 
