@@ -49,7 +49,7 @@ class KubeconfigFile:
             text = path.read_text() if path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"cannot read it: {error}", where=str(path), hint="or set KUBECONFIG to another"
+                f"cannot read it: {error}", where=str(path), hint="set KUBECONFIG to another file"
             ) from error
         self._before = text
         try:
@@ -110,10 +110,10 @@ class KubeconfigFile:
     def _has_ours_before(self) -> bool:
         """Tell whether the file had entries of kubekiln's: then its backup is an earlier one."""
         before = yaml.safe_load(self._before)
-        entries = (entry for kind in KINDS for entry in before.get(kind) or [])
-        bodies = (entry.get(body) or {} for entry in entries for body in _BODIES.values())
+        entries = (one for kind in KINDS for one in before.get(kind) or [] if isinstance(one, dict))
+        bodies = (body for entry in entries for body in entry.values() if isinstance(body, dict))
         marks = (mark for body in bodies for mark in body.get("extensions") or [])
-        return any(mark.get("name") == _EXTENSION for mark in marks)
+        return any(isinstance(m, dict) and m.get("name") == _EXTENSION for m in marks)
 
     def _entries(self, kind: str) -> yaml.SequenceNode:
         for key, value in self._root.value:
