@@ -56,7 +56,7 @@ def handy(lab: Lab, image: Path) -> Iterator[Running]:
         "up", NAME, "--nodes", "2", "--memory", "2048", "--target", "nspawn",
         "--timeout", str(BOOT_S),
     )  # fmt: skip
-    yield Running(lab, NAME, "nspawn", said.text, NODES)
+    yield Running(lab, NAME, "nspawn", said.text, NODES, NODES)
     lab.kubekiln("down", NAME, "--forget")
 
 
