@@ -20,6 +20,8 @@ KUBEKILN := $(BIN)/kubekiln
 PYTEST := $(BIN)/pytest
 # Real machines and servers: once more what failed; the summary shows how it failed at first.
 REAL := $(PYTEST) -v --reruns 1
+# Their servers wait more than they work.
+PLATFORMS := $(REAL) -n 2 --dist loadfile tests/platforms
 SHAPE = $(if $(NODES),--nodes $(NODES)) $(if $(CPUS),--cpus $(CPUS)) \
   $(if $(MEMORY),--memory $(MEMORY)) $(if $(DISK),--disk $(DISK))
 
@@ -76,7 +78,7 @@ check: setup ## lint + types + fast tests, side by side
 
 test: check ## check, bake and boot for real, and the platforms whose servers need no installing
 	@$(MAKE) --no-print-directory e2e
-	@$(REAL) -m "not installs" tests/platforms
+	@$(PLATFORMS) -m "not installs"
 
 # Without any cache the components compile for half an hour: no test is to wait for it.
 e2e: setup ## the bakes and boots alone
@@ -85,7 +87,7 @@ e2e: setup ## the bakes and boots alone
 
 platforms: setup ## image formats, and delivery to every platform's test server
 	@$(KUBEKILN) image fetch
-	@$(REAL) tests/platforms
+	@$(PLATFORMS)
 
 e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
 	@$(PYTEST) -v -m vm tests/e2e
