@@ -92,16 +92,22 @@ _CLIENTS: Mapping[str, tuple[type[Any], str, Callable[[Any, DiskImage, Path], No
 }
 
 
+def _noise(size_mib: int) -> bytes:
+    """Make bytes by the MiB: Python has no random number of 2 Gbit."""
+    source = Random(1)
+    return b"".join(source.randbytes(_MIB) for _ in range(size_mib))
+
+
 def noisy_image(directory: Path, rig: Rig, size_mib: int) -> DiskImage:
     """Make an image that doesn't compress: what a baked one is, whose content is compressed."""
     small = make_image(directory, rig.format, size_mib=size_mib)
     if rig.format == "qcow2":
         raw = directory / "noise.raw"
-        raw.write_bytes(Random(1).randbytes(size_mib * _MIB))
+        raw.write_bytes(_noise(size_mib))
         run(Command(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, small.path]))
     else:
         with small.path.open("r+b") as file:
-            file.write(Random(1).randbytes((size_mib - 1) * _MIB))
+            file.write(_noise(size_mib - 1))
     return DiskImage(
         small.name, small.digest, small.path, small.format, sha256_file(small.path),
         small.virtual_size,
