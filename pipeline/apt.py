@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubekiln.errors import ConfigError
+
 # An archive's path by Debian's convention; hosts that carry several distributions have it last.
 _DEBIAN = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian/?$")
 _DEBIAN_SECURITY = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian-security/?$")
@@ -47,15 +49,15 @@ class Mirror:
     security: str
 
 
-# https://www.debian.org/mirror/list: served from wherever is near.
-DEBIANS_OWN = Mirror("http://deb.debian.org/debian", "http://deb.debian.org/debian-security")
-
-
 def debian_mirror(etc: Path = _ETC) -> Mirror:
-    """Give the archive of the host's apt sources, else Debian's own."""
+    """Give the archive of the host's apt sources; raises ConfigError if they name none."""
     found = host_archives(etc)
     if found.main is None or found.security is None:
-        return DEBIANS_OWN
+        raise ConfigError(
+            "this host's apt sources name no Debian archive",
+            where=str(etc),
+            hint="set apt.build_mirror in the image's configuration",
+        )
     return Mirror(found.main, found.security)
 
 

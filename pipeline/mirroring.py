@@ -12,7 +12,7 @@ from pathlib import Path
 from kubekiln import progress
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import make_dir, storage_errors
-from pipeline.apt import debian_mirror as hosts_mirror
+from pipeline.apt import host_archives
 from pipeline.lock import Architecture, DebianFile, Lock
 from pipeline.sources.download import download
 from pipeline.sources.mirror import built_path, mirror_path
@@ -95,7 +95,9 @@ def _mirror(request: Request, directory: Path) -> list[Mirrored]:
 
 
 def _debian(file: DebianFile, request: Request, directory: Path) -> Mirrored:
-    mirror = request.context.debian_mirror or hosts_mirror().main
+    mirror = request.context.debian_mirror or host_archives().main
+    if mirror is None:
+        raise KubekilnError(f"no Debian mirror is known for {request.title}")
     url = f"{mirror.rstrip('/')}/{file.path}"
     return _download(f"debian/{file.path}", url, ("sha256", file.sha256), request, directory)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.paths import Project
-from pipeline.apt import DEBIANS_OWN, Archives, archive_beside, host_archives
+from pipeline.apt import Archives, archive_beside, debian_mirror, host_archives
 from pipeline.cache import Stage
 from pipeline.elements import Element, resolve
 from pipeline.model import Image
@@ -104,9 +104,11 @@ def _builder() -> str:
 
 
 def _archives(image: Image) -> Archives:
-    """Choose what to install from: what the image names for bakes, the host's, the image's own."""
+    """Choose what to install from; raises ConfigError if neither host nor image names anything."""
     host = host_archives()
-    main = image.apt.build_mirror or host.main or image.apt.mirror or DEBIANS_OWN.main
+    main = image.apt.build_mirror or host.main or image.apt.mirror
+    if main is None:
+        main = debian_mirror().main
     security = image.apt.build_security_mirror or host.security or image.apt.security_mirror
     return Archives(main, security or archive_beside(main))
 

@@ -22,7 +22,6 @@ from kubekiln.process import Command, find_tool, run
 Verdict = Literal["ok", "warn", "fail"]
 
 _REACH_TIMEOUT_S = 5.0
-_NEXT_PROVIDER = "another provider of the lock is taken; `kubekiln lock show` lists them"
 # A first bake: 17 GB of Go build cache and 17 GB of modules if everything is built from source
 # (FACTS measured for 1.37), 3 GB of scratch, 1 GB of image.
 _DISK_FREE_BUILD_GB = 40
@@ -175,11 +174,16 @@ def _container_machines(watchers: int) -> Finding:
 
 
 def check_mirrors(_project: Project) -> Iterable[Finding]:
-    """The distribution's mirror: of this host's own apt sources, else Debian's."""
+    """The distribution's mirror, as this host's own apt sources name it."""
     from pipeline.apt import debian_mirror
 
-    hint = "set apt.build_mirror in the image's configuration"
-    yield _reached("mirror: debian", debian_mirror().main, hint)
+    try:
+        mirror = debian_mirror()
+    except KubekilnError as error:
+        problem = error.problems[0]
+        yield Finding("mirror: debian", "warn", problem.what, problem.hint)
+        return
+    yield _reached("mirror: debian", mirror.main)
 
 
 def check_sources(_project: Project) -> Iterable[Finding]:
@@ -193,13 +197,14 @@ def check_sources(_project: Project) -> Iterable[Finding]:
         yield Finding("source: gomod", "ok", "Go's own default proxy (GOPROXY is not set)")
 
 
-def _reached(topic: str, url: str, hint: str = _NEXT_PROVIDER) -> Finding:
+def _reached(topic: str, url: str) -> Finding:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         with socket.create_connection((parts.hostname or "", port), _REACH_TIMEOUT_S):
             return Finding(topic, "ok", f"{parts.hostname} answers")
     except OSError as error:
+        hint = "another provider of the lock is taken; `kubekiln lock show` lists them"
         return Finding(topic, "warn", f"{parts.hostname} can't be reached: {error}", hint)
 
 

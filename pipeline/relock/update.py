@@ -11,7 +11,7 @@ from pathlib import Path
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import make_dir
 from kubekiln.paths import cache_dir
-from pipeline.apt import debian_mirror
+from pipeline.apt import host_archives
 from pipeline.components import Components, WantedComponent, fill_in
 from pipeline.lock import (
     ARCHITECTURES,
@@ -166,7 +166,9 @@ class _Updater:
 
     def _index(self) -> DebianIndex:
         if self.index is None:
-            mirror = self.options.debian_mirror or debian_mirror().main
+            mirror = self.options.debian_mirror or host_archives().main
+            if mirror is None:
+                raise Unreachable("this host's apt sources name no Debian mirror")
             self.index = DebianIndex(mirror, self.scratch)
         return self.index
 

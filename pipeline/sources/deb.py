@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.apt import debian_mirror
+from pipeline.apt import host_archives
 from pipeline.lock import ProviderName
 from pipeline.sources.download import download
-from pipeline.sources.provider import Request
+from pipeline.sources.provider import Request, Unreachable
 from pipeline.sources.unpack import unpack
 from pipeline.sources.upstream import check_programs
 from pipeline.store import input_digest
@@ -38,7 +38,7 @@ class Deb:
 
     def fetch(self, request: Request, directory: Path) -> Mapping[str, Path]:
         """Download, verify, unpack."""
-        mirror = request.context.debian_mirror or debian_mirror().main
+        mirror = request.context.debian_mirror or _host_mirror()
         found: dict[str, Path] = {}
         for number, file in enumerate(request.release.deb[request.architecture]):
             archive = directory / f"artefact-{number}"
@@ -55,3 +55,13 @@ class Deb:
             archive.unlink()
         check_programs(found, request)
         return found
+
+
+def _host_mirror() -> str:
+    mirror = host_archives().main
+    if mirror is None:
+        raise Unreachable(
+            "no Debian mirror is known: this host's apt sources name none",
+            hint="give one in the image config",
+        )
+    return mirror

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apt import DEBIANS_OWN, Archives, debian_mirror, host_archives
+from kubekiln.errors import ConfigError
+from pipeline.apt import Archives, debian_mirror, host_archives
 
 ONE_LINE = "deb [arch=amd64 signed-by=/k.gpg] http://m.example/debian trixie main\n"
 DEB822 = """\
@@ -82,7 +83,6 @@ def test_the_archives_of_a_cloud_images_mirror_lists_are_read(tmp_path: Path) ->
     )
 
 
-def test_a_host_of_another_distribution_takes_debians_own_archive(tmp_path: Path) -> None:
-    (tmp_path / "sources.list").write_text("deb http://m.example/ubuntu noble main\n")
-
-    assert debian_mirror(tmp_path) == DEBIANS_OWN
+def test_a_host_without_a_debian_archive_is_told_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="apt.build_mirror"):
+        debian_mirror(tmp_path)
