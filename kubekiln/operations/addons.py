@@ -60,11 +60,12 @@ def enable(project: Project, name: str, cluster: str | None) -> Switched:
     """Apply an add-on to the cluster if it runs, with its values, and record it."""
     made, config = _cluster(project, cluster)
     addon = load_addon(name, project)
-    _refuse_another(addon, made, project)
+    known = _known_as(addon, made, project)
+    if known is None:
+        _refuse_another(addon, made)
     text = addon.render(addon_view(made, component_versions(made, project)))
     apply = ["apply", "--server-side", "--force-conflicts", f"--field-manager={_MANAGER}"]
     said = _told(project, made, [*apply, "--filename=-"], text)
-    known = _known_as(addon, made, project)
     wanted = made.addons if known else (*made.addons, _kept_name(name, addon))
     return _recorded(project, made, config, wanted, said)
 
@@ -107,10 +108,10 @@ def _known_as(addon: Addon, made: Cluster, project: Project) -> str | None:
     return next((n for n in made.addons if load_addon(n, project).path.resolve() == path), None)
 
 
-def _refuse_another(addon: Addon, made: Cluster, project: Project) -> None:
-    """Raise ConfigError if another add-on of this name is enabled: a node has one file of it."""
+def _refuse_another(addon: Addon, made: Cluster) -> None:
+    """Raise ConfigError if an add-on of this name is enabled: a node has one file of it."""
     others = [n for n in made.addons if Path(n).stem == addon.name]
-    if others and _known_as(addon, made, project) is None:
+    if others:
         raise ConfigError(
             f"another add-on named {addon.name} is enabled in {made.name}: {others[0]}",
             where=str(addon.path),

@@ -36,8 +36,7 @@ class Output:
 
     def check(self, *names: str) -> None:
         """Raise ConfigError if one of these files is there and not of an export of ours."""
-        ours = self.before | self.written
-        for path in (self.directory / name for name in names if name not in ours):
+        for path in (self.directory / name for name in names if not self._is_ours(name)):
             if path.exists():
                 raise ConfigError(
                     f"{path} is there, and no export of kubekiln wrote it",
@@ -91,12 +90,15 @@ class Output:
         write_atomic(self.directory / _RECORD, written)
         (self.directory / _BEGUN).unlink(missing_ok=True)
 
+    def _is_ours(self, name: str) -> bool:
+        return name in self.before or name in self.written
+
     def _claim(self, name: str) -> Path:
         """Take down that a file is ours before it is there, and make its directories."""
         self.check(name)
         path = self.directory / name
         self._make_parents(path)
-        if name not in self.before | self.written:
+        if not self._is_ours(name):
             with storage_errors(path), (self.directory / _BEGUN).open("a") as begun:
                 begun.write(f"{name}\n")
         self.written.add(name)

@@ -145,15 +145,7 @@ def test_databases_masters_balancers_and_workers_come_up_in_any_order(
 def check_that_what_is_killed_comes_back(machines: Fleet) -> None:
     """The programs of the roles that ha-stacked hasn't, and the nodes' DNS cache."""
     for name, unit in KILLED:
-        before = machines.main_pid(name, unit)
-        assert before > 0, f"{unit} runs on {name}"
-        machines.inside(name, "/usr/bin/systemctl", "kill", "--signal=SIGKILL", unit)
-        until(
-            lambda name=name, unit=unit, before=before: (
-                machines.main_pid(name, unit) not in (0, before)
-            ),
-            what=f"another {unit} on {name}", timeout_s=60,
-        )  # fmt: skip
+        machines.kill(name, unit)
     machines.wait_ready()
     assert unanswered(machines, more=names_outside(machines)) == {}
 
@@ -191,12 +183,10 @@ def check_that_names_outlive_coredns(machines: Fleet) -> None:
 
 def check_that_boots_are_over(machines: Fleet) -> None:
     """Nothing failed, nothing is left to do, and no kubelet waited for cloud-init's last stage."""
+    state = ("/usr/bin/systemctl", "is-system-running")
     for name in machines.machines:
-        state = ("/usr/bin/systemctl", "is-system-running")
         until(
-            lambda name=name, state=state: (
-                machines.inside(name, *state, check=False).text == "running"
-            ),
+            lambda name=name: machines.inside(name, *state, check=False).text == "running",
             what=f"systemd of {name} is done", timeout_s=60,
         )  # fmt: skip
         assert machines.inside(name, "/usr/bin/systemctl", "list-jobs", "--no-legend").text == ""

@@ -136,6 +136,16 @@ class Fleet:
         values = dict(line.split("=", 1) for line in self.inside(name, *show).text.splitlines())
         return int(values["MainPID"]) if values["ActiveState"] == "active" else 0
 
+    def kill(self, name: str, unit: str) -> None:
+        """Kill a unit's process, which must run, and wait until another one does."""
+        before = self.main_pid(name, unit)
+        assert before > 0, f"{unit} doesn't run on {name}"
+        self.inside(name, "/usr/bin/systemctl", "kill", "--signal=SIGKILL", unit)
+        until(
+            lambda: self.main_pid(name, unit) not in (0, before),
+            what=f"another {unit} on {name}", timeout_s=60,
+        )  # fmt: skip
+
     def etcdctl(self, name: str, *words: str, port: int = 2379) -> str:
         """Ask the member of etcd on a machine."""
         pki = "/etc/etcd/pki"

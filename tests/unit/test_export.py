@@ -121,12 +121,18 @@ def holds_keys(path: Path) -> bool:
     return KEY.encode() in content or b"CD001" in content or b"H4sI" in content
 
 
+def somebodys(tmp_path: Path, name: str, text: str) -> Path:
+    """Make a directory in which somebody has a file."""
+    directory = tmp_path / "out"
+    directory.mkdir()
+    (directory / name).write_text(text)
+    return directory
+
+
 def test_a_file_of_somebodys_is_neither_replaced_nor_removed(
     shipment: Shipment, site: Site, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "inventory.yaml").write_text("mine\n")
+    out = somebodys(tmp_path, "inventory.yaml", "mine\n")
 
     with pytest.raises(ConfigError, match="inventory.yaml is there, and no export"):
         exportansible.write_ansible(open_output(out), shipment, "libvirt")
@@ -140,9 +146,7 @@ def test_a_file_of_somebodys_is_neither_replaced_nor_removed(
 def test_a_gitignore_of_somebodys_gets_the_lines_that_lack(
     shipment: Shipment, site: Site, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / ".gitignore").write_text("/mine\n/seed/\n")
+    out = somebodys(tmp_path, ".gitignore", "/mine\n/seed/\n")
 
     exportterraform.write_terraform(open_output(out), shipment, "libvirt")
     write_cluster_api(open_output(out), shipment, site, "openstack")
