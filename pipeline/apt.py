@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Debian archive does this host install from? (Read from its apt sources.)"""
+"""Which Debian archive does this host install from? (Read from its own configuration.)"""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ _DEBIAN_SECURITY = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian-security/?$")
 
 _MIRROR_FILE = "mirror+file:"
 _ETC = Path("/etc/apt")
+# What python-apt-common, part of every Ubuntu, knows of Debian (python-apt's aptsources.distinfo).
+_DEBIAN_INFO = Path("/usr/share/python-apt/templates/Debian.info")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class Archives:
 
 def host_archives(etc: Path = _ETC) -> Archives:
     """Read the host's apt sources; on a host that isn't Debian both may be None."""
-    uris = list(_uris(etc))
+    return _archives_among(list(_uris(etc)))
+
+
+def _archives_among(uris: list[str]) -> Archives:
     main = next((u.rstrip("/") for u in uris if _DEBIAN.match(u)), None)
     security = next((u.rstrip("/") for u in uris if _DEBIAN_SECURITY.match(u)), None)
     if main and not security:
@@ -49,14 +54,17 @@ class Mirror:
     security: str
 
 
-def debian_mirror(etc: Path = _ETC) -> Mirror:
-    """Give the archive of the host's apt sources; raises ConfigError if they name none."""
-    found = host_archives(etc)
+def debian_mirror(etc: Path = _ETC, debian_info: Path = _DEBIAN_INFO) -> Mirror:
+    """Give the archive of the host's apt sources, else the one that its own packages know.
+
+    Raises ConfigError if neither names one.
+    """
+    found = _archives_among([*_uris(etc), *_known_uris(debian_info)])
     if found.main is None or found.security is None:
         raise ConfigError(
             "this host's apt sources name no Debian archive",
             where=str(etc),
-            hint="set apt.build_mirror in the image's configuration",
+            hint="set apt.build_mirror in the image's configuration, or install python-apt-common",
         )
     return Mirror(found.main, found.security)
 
@@ -77,6 +85,13 @@ def _mirrors_in(uri: str, etc: Path) -> Iterator[str]:
     if path.is_file():
         for line in path.read_text(errors="replace").splitlines():
             yield from line.partition("#")[0].split()[:1]
+
+
+def _known_uris(debian_info: Path) -> Iterator[str]:
+    """Read the archives of `BaseURI:` lines."""
+    if debian_info.is_file():
+        for line in debian_info.read_text(errors="replace").splitlines():
+            yield from line.split()[1:] if line.startswith("BaseURI:") else ()
 
 
 def _written_uris(etc: Path) -> Iterator[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from kubekiln import progress
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import make_dir, storage_errors
-from pipeline.apt import host_archives
 from pipeline.lock import Architecture, DebianFile, Lock
+from pipeline.sources.deb import host_mirror
 from pipeline.sources.download import download
 from pipeline.sources.mirror import built_path, mirror_path
 from pipeline.sources.provider import Context, Request, Unreachable
@@ -95,9 +95,7 @@ def _mirror(request: Request, directory: Path) -> list[Mirrored]:
 
 
 def _debian(file: DebianFile, request: Request, directory: Path) -> Mirrored:
-    mirror = request.context.debian_mirror or host_archives().main
-    if mirror is None:
-        raise KubekilnError(f"no Debian mirror is known for {request.title}")
+    mirror = request.context.debian_mirror or host_mirror()
     url = f"{mirror.rstrip('/')}/{file.path}"
     return _download(f"debian/{file.path}", url, ("sha256", file.sha256), request, directory)
 

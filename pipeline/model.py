@@ -32,7 +32,8 @@ class Apt(Model):
     security_mirror: Url | None = None
     """Archive of security updates, likewise; installed from in the bake, too."""
     build_mirror: Url | None = None
-    """Archive the bake installs from; default: that of this host's apt sources, else `mirror`."""
+    """Archive the bake installs from; default: this host's, else `mirror`, else the one
+    that this host's package python-apt-common knows."""
     build_security_mirror: Url | None = None
     """The same for security updates; default: `debian-security` beside the host's archive."""
     components: tuple[Word, ...] = ("main",)

@@ -11,7 +11,6 @@ from pathlib import Path
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import make_dir
 from kubekiln.paths import cache_dir
-from pipeline.apt import host_archives
 from pipeline.components import Components, WantedComponent, fill_in
 from pipeline.lock import (
     ARCHITECTURES,
@@ -28,6 +27,7 @@ from pipeline.relock.debian import DebianIndex
 from pipeline.relock.gomod import resolve_build
 from pipeline.relock.toolchains import resolve_toolchains
 from pipeline.relock.upstream import resolve_upstream
+from pipeline.sources.deb import host_mirror
 from pipeline.sources.gocommand import Go
 from pipeline.sources.gomod import GOMODULES_DIR
 from pipeline.sources.gomodules import module_source
@@ -166,9 +166,7 @@ class _Updater:
 
     def _index(self) -> DebianIndex:
         if self.index is None:
-            mirror = self.options.debian_mirror or host_archives().main
-            if mirror is None:
-                raise Unreachable("this host's apt sources name no Debian mirror")
+            mirror = self.options.debian_mirror or host_mirror()
             self.index = DebianIndex(mirror, self.scratch)
         return self.index
 

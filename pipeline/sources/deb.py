@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.apt import host_archives
+from kubekiln.errors import ConfigError
+from pipeline.apt import debian_mirror
 from pipeline.lock import ProviderName
 from pipeline.sources.download import download
 from pipeline.sources.provider import Request, Unreachable
@@ -38,7 +39,7 @@ class Deb:
 
     def fetch(self, request: Request, directory: Path) -> Mapping[str, Path]:
         """Download, verify, unpack."""
-        mirror = request.context.debian_mirror or _host_mirror()
+        mirror = request.context.debian_mirror or host_mirror()
         found: dict[str, Path] = {}
         for number, file in enumerate(request.release.deb[request.architecture]):
             archive = directory / f"artefact-{number}"
@@ -57,11 +58,9 @@ class Deb:
         return found
 
 
-def _host_mirror() -> str:
-    mirror = host_archives().main
-    if mirror is None:
-        raise Unreachable(
-            "no Debian mirror is known: this host's apt sources name none",
-            hint="give one in the image config",
-        )
-    return mirror
+def host_mirror() -> str:
+    """Give the Debian archive that this host knows. Raises Unreachable if it knows none."""
+    try:
+        return debian_mirror().main
+    except ConfigError as error:
+        raise Unreachable(error.problems[0].what, hint=error.problems[0].hint) from error

@@ -85,4 +85,24 @@ def test_the_archives_of_a_cloud_images_mirror_lists_are_read(tmp_path: Path) ->
 
 def test_a_host_without_a_debian_archive_is_told_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="apt.build_mirror"):
-        debian_mirror(tmp_path)
+        debian_mirror(tmp_path, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("sources", "main"),
+    [(UBUNTU, "https://d.example/debian"), (ONE_LINE, "http://m.example/debian")],
+    ids=["Ubuntu", "Debian"],
+)
+def test_another_distributions_packages_know_debians_archive(
+    tmp_path: Path, sources: str, main: str
+) -> None:
+    (tmp_path / "sources.list").write_text(sources)
+    info = tmp_path / "Debian.info"
+    info.write_text(
+        "Suite: {series}\nRepositoryType: deb\nBaseURI: https://d.example/debian/\n\n"
+        "Suite: {series}-security\nBaseURI: https://s.example/\n"
+    )
+
+    found = debian_mirror(tmp_path, info)
+
+    assert (found.main, found.security) == (main, f"{main}-security")
