@@ -20,8 +20,9 @@ KUBEKILN := $(BIN)/kubekiln
 PYTEST := $(BIN)/pytest
 # Real machines and servers: once more what failed; the summary shows how it failed at first.
 REAL := $(PYTEST) -v --reruns 1
-# Their servers wait more than they work.
-PLATFORMS := $(REAL) -n 2 --dist loadfile tests/platforms
+ALONE := $(REAL) -m "alone and not vm" tests/e2e
+# Container machines and platforms' servers wait as much as they work.
+TOGETHER := $(REAL) -n 3 --dist loadfile
 SHAPE = $(if $(NODES),--nodes $(NODES)) $(if $(CPUS),--cpus $(CPUS)) \
   $(if $(MEMORY),--memory $(MEMORY)) $(if $(DISK),--disk $(DISK))
 
@@ -76,18 +77,22 @@ fast: setup ## unit, golden, element and house tests; no network, no root
 check: setup ## lint + types + fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=3 lint type fast
 
-test: check ## check, bake and boot for real, and the platforms whose servers need no installing
-	@$(MAKE) --no-print-directory e2e
-	@$(PLATFORMS) -m "not installs"
-
 # Without any cache the components compile for half an hour: no test is to wait for it.
-e2e: setup ## the bakes and boots alone
+.PHONY: components
+components: setup
 	@$(KUBEKILN) image fetch
-	@$(REAL) tests/e2e
 
-platforms: setup ## image formats, and delivery to every platform's test server
-	@$(KUBEKILN) image fetch
-	@$(PLATFORMS)
+test: setup ## check, bake and boot for real, and the platforms whose servers need no installing
+	@$(MAKE) --no-print-directory --jobs=4 lint type fast components
+	@$(ALONE)
+	@$(TOGETHER) -m "not alone and not vm and not installs" tests/e2e tests/platforms
+
+e2e: components ## the bakes and boots alone
+	@$(ALONE)
+	@$(TOGETHER) -m "not alone and not vm" tests/e2e
+
+platforms: components ## image formats, and delivery to every platform's test server
+	@$(TOGETHER) tests/platforms
 
 e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
 	@$(PYTEST) -v -m vm tests/e2e

@@ -118,8 +118,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The project; its machines are gone when the session ends, its logs stay."""
-    root = ROOT / "build" / "e2e"
+    """The project, one for each process of pytest's.
+
+    Its machines are gone when the session ends, its logs stay.
+    """
+    root = ROOT / "build" / "e2e" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
     lab = Lab(root)
     if root.exists():
         lab.kubekiln("down", "--all", check=False)
@@ -175,7 +178,7 @@ class Running:
     scope="module",
     params=[
         pytest.param("nspawn", marks=[pytest.mark.nspawn, pytest.mark.root]),
-        pytest.param("qemu", marks=pytest.mark.qemu),
+        pytest.param("qemu", marks=[pytest.mark.qemu, pytest.mark.alone]),
     ],
 )
 def cluster(

@@ -24,7 +24,7 @@ from tests.support.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 # Without any cache this includes the compilation of every component, beside other work.
 BAKE_S = 5400.0
-pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.network, pytest.mark.alone]
 
 SETTING = "usr/lib/sysctl.d/60-kubekiln.conf"
 # containerd notes when it got an image (docs/images.md).

@@ -26,7 +26,7 @@ FIRMWARE: dict[str, list[str]] = {
     "UEFI": ["-machine", "q35", "-bios", "/usr/share/ovmf/OVMF.fd"],
 }
 
-pytestmark = [pytest.mark.e2e, pytest.mark.qemu]
+pytestmark = [pytest.mark.e2e, pytest.mark.qemu, pytest.mark.alone]
 
 
 @dataclass(frozen=True)

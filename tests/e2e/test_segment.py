@@ -14,7 +14,7 @@ from pipeline.targets.processes import find_processes
 from tests.e2e.conftest import Lab
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.qemu, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.qemu, pytest.mark.alone, pytest.mark.timeout(900)]
 
 NAME = "cutvm"
 START_S = 300.0
