@@ -52,7 +52,6 @@ def make_rootfs(
         "DIB_K8S_COMPONENTS_DIR": str(components_dir),
         "DIB_K8S_CONTAINERD_SANDBOX_IMAGE": components.sandbox_image,
         "DIB_K8S_IMAGES": " ".join(str(path) for path in components.images.values()),
-        "DIB_K8S_IMAGES_PINNED": components.sandbox_image,
     }
     names = [element.name for element in plan.elements]
     _create(plan, stage, names, scratch=scratch, env=env, log=log)

@@ -207,17 +207,16 @@ def test_containerd_knows_which_image_is_that_of_the_sandboxes(build: FakeBuild)
     assert 'pinned_images]\nsandbox = "registry.k8s.io/pause:1"\n' in text
 
 
-def test_container_images_are_loaded_by_the_pinned_containerd_and_the_sandboxs_is_pinned(
+def test_container_images_are_loaded_by_the_pinned_containerd_and_all_are_pinned(
     build: FakeBuild,
 ) -> None:
     build.use("k8s-components", "k8s-containerd", "k8s-images")
     build.environment = {
         "DIB_K8S_IMAGES": "/a.tar /b.tar",
-        "DIB_K8S_IMAGES_PINNED": "registry.k8s.io/pause:1",
         "DIB_K8S_IMAGES_HOST_DIR": str(build.commands),
     }
     build.fake("containerd", "exec tail -f /dev/null")
-    build.fake("ctr")
+    build.fake("ctr", 'case "$*" in *"images list --quiet") echo pause:1 dns:1 ;; esac')
     named = build.put("var/lib/containerd/io.containerd.grpc.v1.introspection/uuid", "its own")
 
     build.run_outside("post-root.d/50-k8s-images")
@@ -227,10 +226,12 @@ def test_container_images_are_loaded_by_the_pinned_containerd_and_the_sandboxs_i
     # containerd runs beside them: when it notes its start is its own affair.
     said = [line.partition("--namespace k8s.io ")[2] for line in build.log() if line[:4] == "ctr "]
     how = "images import --local --discard-unpacked-layers --platform linux/amd64"
-    assert said[-5:] == [
+    assert said[-7:] == [
         f"{how} --snapshotter overlayfs /a.tar",
         f"{how} --snapshotter overlayfs /b.tar",
-        "images label registry.k8s.io/pause:1 io.cri-containerd.pinned=pinned",
+        "images list --quiet",
+        "images label pause:1 io.cri-containerd.pinned=pinned",
+        "images label dns:1 io.cri-containerd.pinned=pinned",
         "leases create --id k8s-images",
         "leases delete --sync k8s-images",
     ]
