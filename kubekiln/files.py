@@ -73,6 +73,12 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         sync_dir(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_dir(path: Path) -> None:
     """Make a rename in `path` durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -19,11 +19,14 @@ from kubekiln.errors import CommandFailed, ToolMissing
 _TAIL_LINES = 20
 _TERM_GRACE_S = 10.0
 
+_PROXIES = (
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
 # What a child gets of our environment: enough to find tools, temporary space, proxies and the
 # certificates of this host; nothing that could change what is built.
 _PASSED_ON = (
     "HOME", "PATH", "TERM", "TMPDIR", "USER", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    *_PROXIES,
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT",
     "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONFIG_FILE",
     "GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOINSECURE", "GOMODCACHE",
@@ -58,7 +61,10 @@ class Command:
         words = [str(a) for a in self.argv]
         if self.as_root and os.geteuid() != 0:
             kept = [f"{key}={value}" for key, value in self.env.items()]
-            return ["sudo", "-n", *(["env", *kept] if kept else []), *words]
+            # By name: a proxy's address may have a password in it, and argv is there for all.
+            proxies = ",".join(name for name in _PROXIES if name in os.environ)
+            keep = [f"--preserve-env={proxies}"] if proxies else []
+            return ["sudo", "-n", *keep, *(["env", *kept] if kept else []), *words]
         return words
 
     def __str__(self) -> str:

@@ -14,6 +14,13 @@ from kubekiln.errors import ConfigError
 _DEBIAN = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian/?$")
 _DEBIAN_SECURITY = re.compile(r"^https?://[^\s/]+/(?:\S*/)?debian-security/?$")
 
+# Others' packages for Debian are at such addresses too: an archive of Debian's has these.
+_SUITE = re.compile(
+    r"(?:bullseye|bookworm|trixie|forky|sid|oldstable|stable|testing|unstable)"
+    r"(?:-updates|-security|-backports|/updates)?"
+)
+_AREA = "main"
+
 _MIRROR_FILE = "mirror+file:"
 _ETC = Path("/etc/apt")
 # What python-apt-common, part of every Ubuntu, knows of Debian (python-apt's aptsources.distinfo).
@@ -108,9 +115,13 @@ def _written_uris(etc: Path) -> Iterator[str]:
 def _one_line_uris(text: str) -> Iterator[str]:
     """Parse `deb [options] URI suite components…`."""
     for line in text.splitlines():
-        found = re.match(r"^\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s", line)
-        if found:
+        found = re.match(r"^\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)([^#]*)", line)
+        if found and _is_debians([found[2]], found[3].split()):
             yield found[1]
+
+
+def _is_debians(suites: list[str], areas: list[str]) -> bool:
+    return _AREA in areas and any(_SUITE.fullmatch(suite) for suite in suites)
 
 
 def _deb822_uris(text: str) -> Iterator[str]:
@@ -126,5 +137,6 @@ def _deb822_uris(text: str) -> Iterator[str]:
                 key = key.strip().lower()
             fields.setdefault(key, []).extend(line.split())
         enabled = fields.get("enabled", ["yes"])[:1] != ["no"]
-        if enabled and "deb" in fields.get("types", []):
+        is_debians = _is_debians(fields.get("suites", []), fields.get("components", []))
+        if enabled and is_debians and "deb" in fields.get("types", []):
             yield from fields.get("uris", [])

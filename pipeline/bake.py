@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kubekiln.paths import Project
 from kubekiln.progress import step
+from kubekiln.sudo import ticket_kept
 from pipeline import cache
 from pipeline.cache import Stage
 from pipeline.lock import Lock
@@ -82,7 +83,7 @@ def _fetch_beside_base(
     If the latter fails the former is given up; the other way round what is installed is kept.
     """
     cancel = threading.Event()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="components") as pool:
+    with ticket_kept(), ThreadPoolExecutor(1, thread_name_prefix="components") as pool:
         fetching: Future[Components] = pool.submit(gather, plan.image, lock, cancel=cancel)
         try:
             reused = cache.ensure(

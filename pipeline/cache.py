@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.errors import StorageError
-from kubekiln.files import locked, make_dir, storage_errors, sync_dir
+from kubekiln.files import locked, make_dir, storage_errors, sync_dir, sync_file
 from kubekiln.paths import cache_dir
 from kubekiln.process import Command, run
 from kubekiln.progress import say, step, waits
 
 _KEPT_PER_STAGE = 3
+# A bake uses the base that it made when its components have compiled: half an hour later.
+_MAYBE_IN_USE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def _run(stage: Stage, work: Callable[[Path], None]) -> None:
         work(scratch)
         done = make_dir(scratch / ".outputs")
         for name in stage.outputs:
-            _sync(scratch / name)
+            sync_file(scratch / name)
             (scratch / name).rename(done / name)
         remove_tree(stage.directory)
         done.rename(stage.directory)
@@ -112,13 +115,16 @@ def _remove_unless_locked(scratch: Path) -> None:
 
 
 def prune() -> None:
-    """Remove all but the newest outputs of each stage, except those that somebody works on."""
+    """Remove all but the newest outputs of each stage, except those that were used just now."""
+    long_ago = time.time() - _MAYBE_IN_USE_S
     by_name: dict[str, list[Path]] = {}
     for directory in stages_dir().glob("*-*/"):
         by_name.setdefault(directory.name.rpartition("-")[0], []).append(directory)
     for directories in by_name.values():
         newest_first = sorted(directories, key=lambda d: d.stat().st_mtime, reverse=True)
         for directory in newest_first[_KEPT_PER_STAGE:]:
+            if directory.stat().st_mtime > long_ago:
+                continue
             lock = directory.with_name(f"{directory.name}.lock")
             with contextlib.suppress(StorageError), locked(lock, blocking=False):
                 remove_tree(directory)
@@ -131,8 +137,3 @@ def remove_tree(path: Path, *, check: bool = True) -> None:
     command: list[str | Path] = ["rm", "-rf", "--one-file-system", path]
     if run(Command(command), check=False).returncode != 0:
         run(Command(command, as_root=True), check=check)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -123,9 +123,12 @@ def has_no_identity(facts: Facts) -> list[str]:
     for pattern in (
         "etc/ssh/ssh_host_*", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id",
         "var/lib/cloud/instance*", "var/lib/cloud/instances/*", "root/.ssh/*", "home/*/.ssh/*",
-        "etc/hostname", "var/lib/containerd/io.containerd.grpc.v1.introspection/uuid",
+        "etc/nvme/host*", "etc/hostname",
+        "var/lib/containerd/io.containerd.grpc.v1.introspection/uuid",
     ):  # fmt: skip
         problems += [f"{facts.name(path)} is there" for path in facts.tree.glob(pattern)]
+    if "InitiatorName=" in facts.text("etc/iscsi/initiatorname.iscsi"):
+        problems.append("/etc/iscsi/initiatorname.iscsi names an initiator")
     return problems
 
 
@@ -199,7 +202,7 @@ def has_the_right_architecture(facts: Facts) -> list[str]:
 
 
 def has_the_container_images(facts: Facts) -> list[str]:
-    """containerd's store knows each container image, pinned; their contents are whole and unpacked."""
+    """containerd's store has each container image: pinned, whole, unpacked."""
     file = facts.tree / _METADATA
     metadata = file.read_bytes() if file.is_file() else b""
     images = facts.manifest["container_images"]

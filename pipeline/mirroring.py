@@ -15,6 +15,7 @@ from kubekiln.files import make_dir, storage_errors
 from pipeline.lock import Architecture, DebianFile, Lock
 from pipeline.sources.deb import host_mirror
 from pipeline.sources.download import download
+from pipeline.sources.gomod import recorded
 from pipeline.sources.mirror import built_path, mirror_path
 from pipeline.sources.provider import Context, Request, Unreachable
 from pipeline.stages.fetch import DEFAULT_PROVIDERS, Fetcher
@@ -115,7 +116,16 @@ def _download(
 
 
 def _built(request: Request, directory: Path) -> list[Mirrored]:
-    """Copy programs from the store, building them first if need be; images are made of them."""
+    """Copy programs from the store, building them first if need be; images are made of them.
+
+    Raises KubekilnError if no hash of theirs is on record: nobody would take them from a mirror.
+    """
+    build = request.release.gomod
+    if build is None or recorded(build, request.context.lock, request.architecture) is None:
+        raise KubekilnError(
+            f"no hash of a build of {request.title} ({request.architecture}) is on record",
+            hint="`kubekiln lock update` builds it and puts it there; take that lock along",
+        )
     fetcher = Fetcher(request.context, DEFAULT_PROVIDERS)
     plain = replace(request, release=request.release.model_copy(update={"images": ()}))
     found: list[Mirrored] = []

@@ -35,7 +35,8 @@ class Apt(Model):
     """Archive the bake installs from; default: this host's, else `mirror`, else the one
     that this host's package python-apt-common knows."""
     build_security_mirror: Url | None = None
-    """The same for security updates; default: `debian-security` beside the host's archive."""
+    """The same for security updates; default: `debian-security` beside `build_mirror`, else the
+    host's, else `security_mirror`, else the one beside what is installed from."""
     components: tuple[Word, ...] = ("main",)
     """Archive areas; `main` is enough for everything in our elements."""
 

@@ -103,13 +103,18 @@ def _builder() -> str:
     return importlib.metadata.version("diskimage-builder")
 
 
+def main_archive(image: Image) -> str | None:
+    """Choose the archive of packages: the image's for bakes, the host's, the image's own."""
+    return image.apt.build_mirror or host_archives().main or image.apt.mirror
+
+
 def _archives(image: Image) -> Archives:
     """Choose what to install from; raises ConfigError if neither host nor image names anything."""
     host = host_archives()
-    main = image.apt.build_mirror or host.main or image.apt.mirror
-    if main is None:
-        main = debian_mirror().main
-    security = image.apt.build_security_mirror or host.security or image.apt.security_mirror
+    main = main_archive(image) or debian_mirror().main
+    security = image.apt.build_security_mirror
+    if not image.apt.build_mirror:
+        security = security or host.security or image.apt.security_mirror
     return Archives(main, security or archive_beside(main))
 
 

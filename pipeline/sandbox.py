@@ -8,12 +8,13 @@ That first process is killed when the lock of the stage is free, so when kubekil
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.process import Command
 
+_CGROUP = Path("/sys/fs/cgroup")
 _SCRIPT = Path(__file__).with_name("sandbox.sh")
 _GIB = 1 << 30
 # Left to everything else on the host.
@@ -40,9 +41,28 @@ class Sandbox:
         )  # fmt: skip
 
 
-def available_memory() -> int:
-    """Tell how many bytes of memory are free or easily freed."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
+def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
+    """Tell how many bytes of memory are free or easily freed, of the host and of our container."""
+    for line in meminfo.read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+            free = int(line.split()[1]) * 1024
+            return min([free, *_left_by_limits(cgroup)])
     return 0
+
+
+def _left_by_limits(cgroup: Path) -> Iterator[int]:
+    """Read what a container's own memory limit leaves (cgroups(7): version 2, version 1)."""
+    for limit, used, reclaimable in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if not (cgroup / used).is_file() or (cgroup / limit).read_text().strip() == "max":
+            continue
+        stat = (cgroup / used).with_name("memory.stat").read_text().split()
+        cache = int(stat[stat.index(reclaimable) + 1])
+        yield max(0, int((cgroup / limit).read_text()) - int((cgroup / used).read_text()) + cache)
+
+
+def gib_for(tree_bytes: int, *, least: int) -> int:
+    """Size a tmpfs for a tree that is as large as its tar, and what is done to it there."""
+    return max(least, -(-tree_bytes * 13 // 10 // _GIB))

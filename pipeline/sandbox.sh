@@ -4,6 +4,8 @@
 # sandbox.sh LOCK TMPFS_SIZE TMPFS_DIR COMMAND…
 # The caller holds LOCK (flock) while it lives. TMPFS_SIZE 0: no tmpfs, TMPFS_DIR stays on disk.
 set -eu
+# Modes inside an image, and of what the caller reads, are not to depend on whose bake it is.
+umask 022
 
 lock=$1 size=$2 dir=$3
 shift 3

@@ -13,6 +13,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from kubekiln import progress
@@ -126,7 +127,8 @@ class GoMod:
         full: the store has what it was for, but the next version builds faster with it."""
         if self._go is None:
             return
-        with locked(self._go.base / "lock"):
+        # Who compiles now has a use for it; whoever is last throws it away.
+        with suppress(StorageError), locked(self._go.base / "lock", blocking=False):
             files = [p.stat().st_size for p in self._go.build_cache_dir.rglob("*") if p.is_file()]
             free = shutil.disk_usage(self._go.base).free
             if sum(files) > _LARGE_CACHE_BYTES or free < _NEEDED_BYTES:

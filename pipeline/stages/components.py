@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.lock import Lock
 from pipeline.model import Image
+from pipeline.plan import main_archive
 from pipeline.stages.fetch import Fetched, fetch_components
 from pipeline.store import Store
 
@@ -47,7 +48,7 @@ def gather(image: Image, lock: Lock, *, cancel: threading.Event | None = None) -
         providers=image.providers,
         store=Store.default(),
         mirror=image.component_mirror,
-        debian_mirror=image.apt.build_mirror,
+        debian_mirror=main_archive(image),
         cancel=cancel,
     )
     return choose(fetched)

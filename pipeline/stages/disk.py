@@ -17,11 +17,11 @@ from pipeline.disk.layout import MIB, ROOT_LABEL, Layout, make_layout, write_tab
 from pipeline.disk.qcow2 import write_qcow2
 from pipeline.model import Image
 from pipeline.plan import SOURCE_DATE_EPOCH
-from pipeline.sandbox import Sandbox
+from pipeline.sandbox import Sandbox, gib_for
 
 _POPULATE = Path(__file__).parent.parent / "disk" / "populate-root.sh"
 # Measured: 1.7 GB for a whole node.
-_MEMORY_GIB = 3
+_LEAST_MEMORY_GIB = 3
 
 
 def make_disk(image: Image, stage: Stage, root_tar: Path, scratch: Path, *, log: Path) -> None:
@@ -70,7 +70,8 @@ def _populate(
         "E2FSPROGS_FAKE_TIME": str(SOURCE_DATE_EPOCH),
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     }
-    sandbox = Sandbox(stage.lock, memory_dir, _MEMORY_GIB)
+    memory = gib_for(root_tar.stat().st_size, least=_LEAST_MEMORY_GIB)
+    sandbox = Sandbox(stage.lock, memory_dir, memory)
     run(sandbox.command(argv, env=env, log=log, what_for="to make the root file system"))
 
 

@@ -17,11 +17,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kubekiln import progress
-from kubekiln.errors import ConfigError, IntegrityError, KubekilnError, Problem
+from kubekiln.errors import (
+    ConfigError,
+    IntegrityError,
+    KubekilnError,
+    Problem,
+    without_credentials,
+)
 from pipeline.lock import Architecture, Image, Lock, Release
 from pipeline.sources.compose import compose_image
 from pipeline.sources.deb import Deb
-from pipeline.sources.gomod import GoMod
+from pipeline.sources.gomod import GoMod, recorded
 from pipeline.sources.mirror import Mirror
 from pipeline.sources.provider import Cancelled, Context, Provider, Request, Unreachable
 from pipeline.sources.upstream import Upstream
@@ -161,7 +167,7 @@ class Fetcher:
 
     def _from_store(self, provider: Provider, request: Request) -> Fetched | None:
         files = self.context.store.lookup(provider.key(request))
-        if files is None:
+        if files is None or not _is_on_record(provider, request, files):
             return None
         return _fetched(request, provider.name, files, reused=True)
 
@@ -259,10 +265,23 @@ def _fetched(
     )
 
 
+def _is_on_record(provider: Provider, request: Request, files: Mapping[str, Path]) -> bool:
+    """Tell whether a build that the store has, made before there was a record, is the recorded one.
+
+    If it isn't, it is made again and compared as every new one is.
+    """
+    build = request.release.gomod
+    if provider.name != "gomod" or build is None:
+        return True
+    expected = recorded(build, request.context.lock, request.architecture)
+    return expected is None or all(path.name == expected.get(name) for name, path in files.items())
+
+
 def _say_next(provider: Provider, request: Request, error: KubekilnError) -> None:
     if isinstance(error, Cancelled):
         return
-    progress.say(f"{request.title} not from {provider.name}: {error.problems[0].what}")
+    reason = without_credentials(error.problems[0].what)
+    progress.say(f"{request.title} not from {provider.name}: {reason}")
 
 
 def _offers(release: Release, architecture: Architecture) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubekiln.files import make_dir, storage_errors
+from kubekiln.files import make_dir, storage_errors, sync_file
 from pipeline.cache import Stage
 from pipeline.model import Image
 from pipeline.stages.components import Components
@@ -37,11 +37,13 @@ class Published:
         return self.directory / f"{self.stem}.json"
 
     def read(self) -> dict[str, Any] | None:
-        """Read the manifest; None unless the image is whole, here and in the cache."""
+        """Read the manifest; None unless the image is whole.
+
+        A whole one stays, whatever becomes of the cache: disks of machines are on top of it.
+        """
         try:
             found: dict[str, Any] = json.loads(self.manifest.read_text())
             whole = self.qcow2.stat().st_size == found["qcow2"]["size"]
-            whole = whole and Path(found["root_tar"]).is_file()
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if whole else None
@@ -73,11 +75,11 @@ def describe(
 
 
 def publish(image: Image, to: Published, *, disk: Stage, about: Mapping[str, Any]) -> None:
-    """Link the disk into place and write its records beside it; the manifest is the last file."""
+    """Copy the disk into place and write its records beside it; the manifest is the last file."""
     make_dir(to.directory)
     with storage_errors(to.directory):
         to.manifest.unlink(missing_ok=True)
-        _link(disk.output("disk.qcow2"), to.qcow2)
+        copy_whole(disk.output("disk.qcow2"), to.qcow2)
     packages = read_packages(disk.output("dpkg-status").read_text())
     bill = sbom(image, digest=disk.digest, files=about["files"], packages=packages)
     write_records(to.directory, to.stem, manifest=about, sbom=bill)
@@ -107,12 +109,18 @@ def all_published(images_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     return sorted(found, key=lambda entry: str(entry[1]["created"]), reverse=True)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard link, or copy to another file system; either way appears whole."""
-    temporary = target.with_name(f".{target.name}.new")
-    temporary.unlink(missing_ok=True)
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that it appears whole.
+
+    Not a link: whoever writes to a published image would change the cache, and other checkouts'.
+    """
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        os.link(source, temporary)
-    except OSError:
         shutil.copyfile(source, temporary)
-    temporary.rename(target)
+        temporary.chmod(0o644)
+        sync_file(temporary)
+        temporary.rename(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,12 +15,13 @@ from kubekiln.files import make_dir
 from kubekiln.process import Command, run
 from pipeline.cache import Stage
 from pipeline.plan import ROOT_ELEMENT, SOURCE_DATE_EPOCH, Plan
-from pipeline.sandbox import Sandbox
+from pipeline.sandbox import Sandbox, gib_for
 from pipeline.stages.components import Components
 from pipeline.stages.record import read_packages
 
-# Measured: 1.3 GB for the base, 2.4 GB with a whole node.
-_MEMORY_GIB = 4
+# Measured: 1.3 GB for the base, 2.4 GB with a whole node: 2 GiB on top of the base.
+_LEAST_MEMORY_GIB = 4
+_ADDED_GIB = 2
 
 
 def make_base(plan: Plan, scratch: Path, *, log: Path) -> None:
@@ -30,7 +31,10 @@ def make_base(plan: Plan, scratch: Path, *, log: Path) -> None:
         "DIB_K8S_DEBIAN_SECURITY_MIRROR": plan.archives.security or "",
         "DIB_K8S_DEBIAN_PACKAGES": ",".join(plan.packages),
     }
-    _create(plan, plan.base, [ROOT_ELEMENT], scratch=scratch, env=env, log=log)
+    _create(
+        plan, plan.base, [ROOT_ELEMENT],
+        scratch=scratch, env=env, log=log, memory_gib=_LEAST_MEMORY_GIB,
+    )  # fmt: skip
     status = run(Command(["tar", "-xOf", scratch / "root.tar", "./var/lib/dpkg/status"]))
     packages = [f"{p.name} {p.version} {p.architecture}\n" for p in read_packages(status.text)]
     (scratch / "packages").write_text("".join(packages))
@@ -54,7 +58,9 @@ def make_rootfs(
         "DIB_K8S_IMAGES": " ".join(str(path) for path in components.images.values()),
     }
     names = [element.name for element in plan.elements]
-    _create(plan, stage, names, scratch=scratch, env=env, log=log)
+    base = gib_for(plan.base.output("root.tar").stat().st_size, least=1)
+    memory_gib = max(_LEAST_MEMORY_GIB, base + _ADDED_GIB)
+    _create(plan, stage, names, scratch=scratch, env=env, log=log, memory_gib=memory_gib)
 
 
 def _lay_out(files: Mapping[str, Path], directory: Path) -> Path:
@@ -73,6 +79,7 @@ def _create(
     scratch: Path,
     env: Mapping[str, str],
     log: Path,
+    memory_gib: int,
 ) -> None:
     image = plan.image
     memory_dir = make_dir(scratch / "memory")
@@ -97,7 +104,7 @@ def _create(
         bin_dir / "disk-image-create", "-n", "-t", "tar", "-a", image.architecture,
         "-o", scratch / "root", *elements,
     ]  # fmt: skip
-    sandbox = Sandbox(stage.lock, memory_dir, _MEMORY_GIB)
+    sandbox = Sandbox(stage.lock, memory_dir, memory_gib)
     run(
         sandbox.command(
             argv, env={**areas, **settings, **env}, log=log, what_for="to run diskimage-builder"

@@ -47,12 +47,11 @@ def node(lab: Lab, image: Path) -> Iterator[Fleet]:
     """A node that is Ready."""
     assert image.exists()
     lab.add_cluster(NAME)
-    with fleet(lab.project, NAME) as made:
-        with small_disk(made.machines[NODE].run_dir):
-            made.boot([NODE])
-            made.wait_ready()
-            yield made
-            made.cut_off(NODE)
+    with fleet(lab.project, NAME) as made, small_disk(made.machines[NODE].run_dir):
+        made.boot([NODE])
+        made.wait_ready()
+        yield made
+        made.cut_off(NODE)
 
 
 def test_a_pod_that_fills_the_disk_is_evicted_before_the_database_lacks_room(node: Fleet) -> None:

@@ -35,6 +35,13 @@ def test_debian_is_made_with_all_packages_at_once(build: FakeBuild) -> None:
     build.put("etc/hostname", "builder")
     build.put("etc/resolv.conf", "nameserver 192.0.2.1")
     build.fake("mmdebstrap")
+    # As sudo does: what isn't named is gone.
+    build.fake(
+        "sudo",
+        'kept=${1#--preserve-env=}; while [ "${1#--}" != "$1" ]; do shift; done\n'
+        'case $1,$kept in mmdebstrap,*,https_proxy,*) ;; mmdebstrap,*) exit 9 ;; esac; exec "$@"',
+        quiet=True,
+    )
 
     build.run_outside("root.d/10-k8s-debian")
 
@@ -283,19 +290,23 @@ def test_the_seal_takes_out_identity_and_residue_and_nothing_else(build: FakeBui
         "var/lib/systemd/random-seed", "var/lib/cloud/data/x", "var/lib/dpkg/status-old",
         "var/log/dpkg.log", "var/log/apt/history.log", "var/lib/apt/lists/x", "var/tmp/x",
         "etc/dpkg/dpkg.cfg.d/kubekiln-bake", "var/cache/apt/pkgcache.bin", "vmlinuz.old",
+        "etc/nvme/hostnqn", "etc/nvme/hostid",
     }  # fmt: skip
     for path in kept | gone:
         build.put(path, "x")
     old, new = build.root / "var/lib/dpkg/status", build.root / "root/kept"
     os.utime(old, (1, 1))
     build.put("etc/machine-id", "0123456789abcdef\n")
+    initiator = build.put("etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.1993-08.org:1\n")
     update_done = build.put("usr/lib/systemd/systemd-update-done", "#!/bin/sh\n", mode=0o755)
     update_done.write_text("#!/bin/sh\ntouch /etc/.updated /var/.updated\n")
 
     build.run_inside("finalise.d/88-k8s-seal")
 
     there = {f for f in build.files() if not f.startswith(("usr", "bin", "sbin", "lib"))}
-    assert there == kept | {"etc/machine-id", "etc/hosts", "etc/.updated", "var/.updated"}
+    names = {"machine-id", "hosts", ".updated", "iscsi/initiatorname.iscsi"}
+    assert there == kept | {f"etc/{name}" for name in names} | {"var/.updated"}
+    assert initiator.read_text() == "GenerateName=yes\n"
     assert (build.root / "etc/machine-id").read_text() == ""
     assert (build.root / "var/log/apt").is_dir()
     assert (old.stat().st_mtime, new.stat().st_mtime) == (1.0, float(EPOCH))

@@ -25,7 +25,13 @@ Suites: trixie-security
 Components: main
 """
 DISABLED = "Enabled: no\nTypes: deb\nURIs: http://off.example/debian\nSuites: x\nComponents: main\n"
-UBUNTU = "deb http://archive.example/ubuntu noble main\ndeb http://dl.example/linux/debian/x y z\n"
+UBUNTU = (
+    "deb http://archive.example/ubuntu noble main\n"
+    "deb http://dl.example/linux/debian/x y z\n"
+    "deb http://vm.example/virtualbox/debian bookworm contrib\n"
+    "deb https://dl.example/caddy/deb/debian any-version main\n"
+)
+THIRD = "Types: deb\nURIs: https://ci.example/debian\nSuites: binary/\n"
 
 
 @pytest.mark.parametrize(
@@ -43,10 +49,19 @@ UBUNTU = "deb http://archive.example/ubuntu noble main\ndeb http://dl.example/li
         ),
         ("sources.list.d/off.sources", DISABLED, Archives(None, None)),
         ("sources.list.d/a.list", UBUNTU, Archives(None, None)),
+        ("sources.list.d/a.sources", THIRD, Archives(None, None)),
         ("sources.list.d/a.list.bak", ONE_LINE, Archives(None, None)),
         ("sources.list", "# " + ONE_LINE, Archives(None, None)),
     ],
-    ids=["one line", "deb822", "disabled", "not Debian", "not a source", "commented out"],
+    ids=[
+        "one line",
+        "deb822",
+        "disabled",
+        "not Debian",
+        "not Debian's",
+        "not a source",
+        "commented out",
+    ],
 )
 def test_the_archive_is_read_from_the_hosts_sources(
     tmp_path: Path, name: str, text: str, expected: Archives

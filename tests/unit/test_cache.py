@@ -99,6 +99,17 @@ def test_only_the_newest_outputs_of_each_stage_are_kept() -> None:
 
 
 @pytest.mark.processes("rm")
+def test_what_another_bake_may_be_about_to_use_is_kept() -> None:
+    stages = [Stage("base", "Base", f"{n}" * 64, ("a", "b")) for n in range(5)]
+    for stage in stages:
+        cache.ensure(stage, write_both)
+
+    cache.prune()
+
+    assert all(stage.is_done() for stage in stages)
+
+
+@pytest.mark.processes("rm")
 def test_a_full_disk_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(scratch: Path) -> None:
         raise OSError(28, "No space left on device", str(scratch / "a"))

@@ -101,6 +101,8 @@ Damage = Callable[[Path], None]
         ("root/.ssh/authorized_keys", "ssh-ed25519 AAAA", "no identity"),
         ("etc/hostname", "builder", "no identity"),
         ("var/lib/containerd/io.containerd.grpc.v1.introspection/uuid", "x", "no identity"),
+        ("etc/nvme/hostnqn", "nqn.2014-08.org.nvmexpress:uuid:1", "no identity"),
+        ("etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.1993-08.org:1", "no identity"),
         ("etc/shadow", "root:$y$j9T$x:1:0:99999:7:::\n", "no secret"),
         ("etc/pki/key.pem", "-----BEGIN PRIVATE KEY-----\n", "no secret"),
         ("var/log/dpkg.log", "installed", "no residue of the bake"),

@@ -150,6 +150,18 @@ def test_a_mirror_with_other_bytes_is_passed_over(
     assert "not from mirror: sha256" in capsys.readouterr().err
 
 
+def test_the_credentials_of_a_mirror_are_not_said(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Site(files={})) as mirror:
+        url = mirror.url.replace("://", "://ci:token@")
+        fetch(lock_for(site), tmp_path, mirror=url)
+
+    said = capsys.readouterr().err
+    assert "not from mirror" in said
+    assert "token" not in said
+
+
 def test_when_nobody_can_give_it_everything_tried_is_said(site: Site, tmp_path: Path) -> None:
     site.files.clear()
 

@@ -13,12 +13,14 @@ from kubekiln.errors import ConfigError, KubekilnError
 from pipeline.lock import Lock
 from pipeline.mirroring import fill_mirror
 from pipeline.sources.gomod import GoMod
+from pipeline.sources.provider import Request
 from pipeline.stages.fetch import Fetched, Fetcher, fetch_components
 from pipeline.store import Store
 from tests.support.file_server import Site, serving
 from tests.support.locks import archive, artefact, lock_of, program, sha256
 
 TOOL = program(text=b"tool")
+OTHER = program(text=b"other")
 ARCHIVE = archive({"tool": TOOL})
 ROOTS = archive({"certs/a.crt": b"A"})
 POOL = "pool/main/c/ca/ca_1.tar.gz"
@@ -145,7 +147,7 @@ def test_a_mirror_of_programs_makes_no_image_of_them(
 ) -> None:
     image = {"reference": "tool:1", "entrypoint": ["/tool"], "binary": "tool",
              "ca_certificates": "1"}  # fmt: skip
-    entry = {"gomod": build(built=None), "images": [image]}
+    entry = {"gomod": build(built=TOOL), "images": [image]}
     lock = lock_of({"tool": {"1.0": entry}, "ca-certificates": {"1": {}}})
     made = tmp_path / sha256(TOOL)
     made.write_bytes(TOOL)
@@ -155,6 +157,15 @@ def test_a_mirror_of_programs_makes_no_image_of_them(
     places = fill(lock, tmp_path, site, components=["tool"])
 
     assert places == {"kubekiln/tool/1.0/amd64/tool": True}
+
+
+def test_a_program_that_nobody_would_take_from_a_mirror_is_not_built_for_it(
+    site: Site, tmp_path: Path
+) -> None:
+    lock = lock_of({"tool": {"1.0": {"gomod": build(built=None)}}})
+
+    with pytest.raises(KubekilnError, match="no hash of a build of tool 1.0 .*is on record"):
+        fill(lock, tmp_path, site, components=["tool"])
 
 
 def test_a_program_that_is_not_the_recorded_one_is_refused(
@@ -168,6 +179,31 @@ def test_a_program_that_is_not_the_recorded_one_is_refused(
         fetch(lock, {"tool": "1.0"}, tmp_path)
 
     assert "sha256 of the mirror's kubekiln/tool/1.0/amd64/tool is" in str(caught.value)
+
+
+def test_a_build_of_before_there_was_a_record_is_held_against_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    made: list[bytes] = []
+
+    def make(_self: GoMod, _request: Request, directory: Path) -> dict[str, Path]:
+        made.append(TOOL if made else OTHER)
+        (directory / "tool").write_bytes(made[-1])
+        return {"tool": directory / "tool"}
+
+    monkeypatch.setattr(GoMod, "fetch", make)
+
+    def fetched(built: bytes | None) -> bytes:
+        lock = lock_of({"tool": {"1.0": {"gomod": build(built=built)}}})
+        got = fetch_components(
+            lock, {"tool": "1.0"}, architecture="amd64", providers=["gomod"], store=store
+        )
+        return got["tool"].files["tool"].read_bytes()
+
+    assert fetched(None) == fetched(None) == OTHER
+    assert fetched(TOOL) == TOOL
+    assert made == [OTHER, TOOL]
 
 
 def test_without_a_record_a_mirror_offers_no_built_program() -> None:

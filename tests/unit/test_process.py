@@ -84,6 +84,22 @@ def test_sudo_keeps_the_terminal_by_which_it_finds_its_ticket(
     assert session == (str(os.getsid(0)) if words[0] == "sudo" else pid)
 
 
+def test_a_proxy_reaches_what_sudo_starts_and_its_password_no_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    command = Command(["apt-get"], as_root=True, env={"A": "1"})
+    monkeypatch.delenv("https_proxy", raising=False)
+    assert command.real_argv() == ["sudo", "-n", "env", "A=1", "apt-get"]
+
+    monkeypatch.setenv("https_proxy", "http://user:word@proxy.example")
+
+    words = ["sudo", "-n", "--preserve-env=https_proxy", "env", "A=1", "apt-get"]
+    assert command.real_argv() == words
+
+
 @pytest.mark.processes("sh")
 def test_an_interrupt_ends_the_whole_process_group(tmp_path: Path) -> None:
     marker = tmp_path / "pid"

@@ -58,6 +58,17 @@ def test_mounts_and_files_of_the_sandbox_are_seen_by_nobody_else(tmp_path: Path)
     assert list((tmp_path / "memory").iterdir()) == []
 
 
+def test_modes_do_not_depend_on_the_callers_umask(tmp_path: Path) -> None:
+    mask = os.umask(0o077)
+    try:
+        with locked(tmp_path / "lock"):
+            run(sandboxed(tmp_path, f"touch {tmp_path}/made; mkdir {tmp_path}/dir"))
+    finally:
+        os.umask(mask)
+
+    assert [(tmp_path / n).stat().st_mode & 0o777 for n in ("made", "dir")] == [0o644, 0o755]
+
+
 def test_the_exit_code_is_that_of_the_command(tmp_path: Path) -> None:
     with locked(tmp_path / "lock"), pytest.raises(CommandFailed, match="exit code 7"):
         run(sandboxed(tmp_path, "exit 7"))
