@@ -72,6 +72,21 @@ def the_platform_lets_addresses_move(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
+def the_platform_lets_pods_pass(cluster: Cluster) -> Iterator[Finding]:
+    """With host-gw the network sees pods' addresses; one that routes by its own table drops them.
+
+    Those of EC2 and OpenStack can be told to let them pass (source_dest_check, allowed_addresses).
+    """
+    channel = CHANNELS[cluster.datasource]
+    if cluster.network.flannel.backend == "host-gw" and not channel.lets_pods_pass:
+        yield Finding(
+            ("network", "flannel", "backend"),
+            f"backend host-gw with datasource {cluster.datasource}: the network of "
+            f"{channel.title} brings machines no packets of pods' addresses",
+            "take backend: vxlan",
+        )
+
+
 def exposure(cluster: Cluster) -> str | None:
     """Say who else can read the nodes' keys where their user-data goes, if anybody can."""
     channel = CHANNELS[cluster.datasource]
@@ -87,4 +102,5 @@ def exposure(cluster: Cluster) -> str | None:
 DATASOURCE_RULES: tuple[Rule, ...] = (
     the_platform_gives_the_network,
     the_platform_lets_addresses_move,
+    the_platform_lets_pods_pass,
 )

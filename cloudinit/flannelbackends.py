@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cloudinit.families import name_families
 from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
 from cloudinit.modeltypes import BackendName
@@ -64,9 +65,17 @@ def pods_have_room_in_the_nodes_packets(cluster: Cluster) -> Iterator[Finding]:
     """What a pod sends fits, with the backend's bytes before it, into what a node sends."""
     flannel, nodes_mtu = cluster.network.flannel, cluster.network.mtu
     backend = BACKENDS[flannel.backend]
+    smallest = max(_SMALLEST_MTU[family] for family in cluster.network.families)
+    if flannel.mtu and backend.takes_mtu and flannel.mtu < smallest:
+        yield Finding(
+            ("network", "flannel", "mtu"),
+            f"mtu {flannel.mtu} is less than the {smallest} bytes that every link of "
+            f"{name_families(cluster.network.families)} must carry",
+            f"give {smallest} or more, or leave it out",
+        )
     if nodes_mtu is None or (flannel.mtu and not backend.takes_mtu):
         return
-    pods = flannel.mtu or max(_SMALLEST_MTU[family] for family in cluster.network.families)
+    pods = max(flannel.mtu or 0, smallest)
     if pods + backend.overhead > nodes_mtu:
         yield Finding(
             ("network", "flannel", "mtu") if flannel.mtu else ("network", "mtu"),

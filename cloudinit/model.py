@@ -17,6 +17,7 @@ from cloudinit.families import IPAddress, IPInterface
 from cloudinit.modeltypes import (
     Addresses,
     AlgorithmName,
+    AlternativeName,
     BootstrapName,
     Label,
     RoleName,
@@ -27,7 +28,7 @@ from cloudinit.nodepool import NodePool
 from cloudinit.protectmodel import UserData
 from cloudinit.statemodel import StateSettings
 from kubekiln.channel import DatasourceName
-from kubekiln.config import Model, Version
+from kubekiln.config import Model, Version, invalid
 
 
 class Api(Model):
@@ -43,9 +44,19 @@ class Api(Model):
     """Virtual address in `network.node_cidr` that a live master (or `lb` node) always has."""
     vrrp_id: int = Field(default=64, ge=1, le=255)
     """VRRP router ID of `vip`: another one for each such address of a network."""
-    extra_sans: tuple[str, ...] = ()
+    extra_sans: tuple[AlternativeName, ...] = ()
     """More names and addresses by which clients reach the API (balancers, public names); the first
-    one is that of the kubeconfig for other machines."""
+    one is that of the kubeconfig for other machines. One may begin with `*.`, but not the first."""
+
+    @model_validator(mode="after")
+    def _has_a_name_to_be_reached_by(self) -> Api:
+        if self.extra_sans and self.extra_sans[0].startswith("*"):
+            raise invalid(
+                f"{self.extra_sans[0]} is the first of extra_sans, by which others reach the API",
+                hint="give a name without * before it",
+                at=("extra_sans", 0),
+            )
+        return self
 
 
 class Pki(Model):
@@ -66,12 +77,12 @@ class Kubelet(Model):
     """Most pods on one node."""
     pod_pids_limit: int = Field(default=4096, ge=64)
     """Most processes in one pod (CIS 4.2.13)."""
-    reserved_disk_mib: int = Field(default=1024, ge=0)
+    reserved_disk_mib: int = Field(default=1024, ge=1)
     """Free disk, in MiB, below which pods are evicted: absolute, as a share of a large shared
     disk would evict for no reason."""
     pods_on_masters: bool | None = None
     """Whether ordinary pods may run on masters; if not given, only where there is no worker."""
-    reserved_memory_mib: int = Field(default=100, ge=0)
+    reserved_memory_mib: int = Field(default=100, ge=1)
     """Free memory, in MiB, below which pods are evicted."""
 
 

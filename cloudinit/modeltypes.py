@@ -29,6 +29,9 @@ BackendName = Literal["vxlan", "host-gw", "udp"]
 AlgorithmName = Literal["p256", "p384", "rsa2048", "rsa3072", "rsa4096"]
 
 
+_SAN_LENGTH = 253
+
+
 def is_label(value: str) -> bool:
     """Tell whether a text is a host name of one label."""
     return re.match(_LABEL, value) is not None
@@ -46,14 +49,38 @@ def _label(value: object) -> object:
 def _address(value: object) -> object:
     if not isinstance(value, str):
         return value
-    try:
-        address = ip_address(value)
-    except ValueError:
-        address = None
-    # A zone (fe80::1%eth0) is a name on one machine only.
-    if address is None or "%" in value:
+    if not _is_plain_address(value):
         raise invalid(f"{value!r} is not an address", hint="write it as 10.80.0.11 or fd00:80::11")
-    return address
+    return ip_address(value)
+
+
+def _is_plain_address(value: str) -> bool:
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    # A zone (fe80::1%eth0) is a name on one machine only.
+    return "%" not in value
+
+
+def _alternative_name(value: object) -> object:
+    """Take what a certificate can name, in the form that kubeadm takes, too."""
+    if isinstance(value, str) and not (_is_plain_address(value) or _is_dns_name(value)):
+        raise invalid(
+            f"{value!r} is neither a DNS name nor an address",
+            hint="name or address alone, no capitals; the port is api.port",
+        )
+    return value
+
+
+def _is_dns_name(value: str) -> bool:
+    labels = value.removeprefix("*.").split(".")
+    # No domain of the top is a number: 10.80.0.256 is an address that is wrong.
+    return (
+        len(value) <= _SAN_LENGTH
+        and all(is_label(label) for label in labels)
+        and not labels[-1].isdigit()
+    )
 
 
 def _label_start(value: object) -> object:
@@ -115,6 +142,7 @@ def _recipient(value: object) -> object:
 
 
 Recipient = Annotated[str, BeforeValidator(_recipient)]
+AlternativeName = Annotated[str, BeforeValidator(_alternative_name)]
 Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
 LabelStart = Annotated[str, BeforeValidator(_label_start), Field(pattern=_LABEL_START)]
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cloudinit.bootstraprules import BOOTSTRAP_RULES
 from cloudinit.datasource import DATASOURCE_RULES
+from cloudinit.etcdrules import ETCD_RULES
 from cloudinit.finding import Finding, Rule
 from cloudinit.flannelbackends import FLANNEL_RULES
 from cloudinit.labels import LABEL_RULES
@@ -48,26 +49,6 @@ def there_is_a_control_plane(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def etcd_survives_what_it_seems_to(cluster: Cluster) -> Iterator[Finding]:
-    """An even number of members survives no more failures than one less, and more can fail.
-
-    https://etcd.io/docs/v3.6/faq/#why-an-odd-number-of-cluster-members
-    """
-    count = len(cluster.etcd_members)
-    if count > 1 and count % 2 == 0:
-        yield Finding(
-            ("nodes",),
-            f"etcd would have {count} members: they survive no more failures than {count - 1}",
-            f"take {count - 1} or {count + 1} of {cluster.etcd_members[0].role}",
-        )
-    elif count > 7:
-        yield Finding(
-            ("nodes",),
-            f"etcd would have {count} members, each of which must take every write",
-            "take 3 or 5, of role etcd, and more masters without a database",
-        )
-
-
 def addons_have_names_of_their_own(cluster: Cluster) -> Iterator[Finding]:
     """A node has each in a file of that name."""
     first: dict[str, str] = {}
@@ -101,7 +82,7 @@ RULES: tuple[Rule, ...] = (
     there_is_a_control_plane,
     addons_have_names_of_their_own,
     *LABEL_RULES,
-    etcd_survives_what_it_seems_to,
+    *ETCD_RULES,
     *PORT_RULES,
     *NIC_RULES,
     *POOL_RULES,

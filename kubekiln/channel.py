@@ -48,6 +48,9 @@ class Channel:
     """Whether our network-config reaches the machine; else the platform's DHCP is its network."""
     moves_addresses: bool = True
     """Whether a machine may take an address over by itself, as a virtual one by VRRP needs."""
+    lets_pods_pass: bool = True
+    """Whether its network can be told to bring packets between pods' own addresses to the machine
+    that they are sent to, as flannel's host-gw needs; else it knows the way by its routes alone."""
     readable: str = ""
     """Who can read it for as long as the machine is there, beside the machine's root."""
 
@@ -97,6 +100,7 @@ CHANNELS: Mapping[DatasourceName, Channel] = {
     ),
     "hetzner": Channel(
         "Hetzner Cloud", ("Hetzner",), 32_768, "gzip+base64", "user-data.gz.b64",
+        moves_addresses=False, lets_pods_pass=False,
         readable=_ON_THE_MACHINE,
     ),
     "cloudstack": Channel(
@@ -109,6 +113,7 @@ CHANNELS: Mapping[DatasourceName, Channel] = {
     ),
     "azure": Channel(
         "Azure custom data", ("Azure",), 65_535, file="user-data.gz", moves_addresses=False,
+        lets_pods_pass=False,
         readable="the platform, which advises against secrets in custom data",
     ),
     "vsphere": Channel(
@@ -123,7 +128,7 @@ CHANNELS: Mapping[DatasourceName, Channel] = {
     ),
     "gce": Channel(
         "Google Compute Engine", ("GCE",), 262_144, "gzip+base64", "user-data.gz.b64",
-        moves_addresses=False,
+        moves_addresses=False, lets_pods_pass=False,
         beside={"user-data-encoding": "base64"},
         readable=f"whoever may view the instance, and {_ON_THE_MACHINE}",
     ),

@@ -200,7 +200,8 @@ def cluster(
     nodes = machines[: len(machines) - DATABASES[target]]
     if target == "qemu":
         lab.edit_cluster(name, add_networks)
-        lab.edit_cluster(name, lambda config: config.update(etcd={"disk_gib": 2}))
+        database = {"disk_gib": 2, "quota_mib": 512}
+        lab.edit_cluster(name, lambda config: config.update(etcd=database))
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
     if target == "qemu":
         path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[0]}")

@@ -28,7 +28,7 @@ LEFT = timedelta(seconds=120)
 def test_new_user_data_and_the_disk_of_etcd_are_all_it_takes(lab: Lab, image: Path) -> None:
     assert image.exists()
     (node,) = lab.add_cluster(NAME)
-    lab.edit_cluster(NAME, lambda config: config.update(etcd={"disk_gib": 1}))
+    lab.edit_cluster(NAME, lambda config: config.update(etcd={"disk_gib": 2, "quota_mib": 512}))
     with fleet(lab.project, NAME, now=datetime.now(UTC) + LEFT - LIFE) as made:
         made.boot([node])
         made.wait_ready()

@@ -63,6 +63,25 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "a virtual address with datasource ec2",
     ),
+    "a virtual address in a network of routes": (
+        {
+            "datasource": "hetzner",
+            "network": {"addressing": "dhcp"},
+            "api": {"vip": "10.80.0.10"},
+            **masters("master", "master", "master"),
+        },
+        "a virtual address with datasource hetzner",
+    ),
+    **{
+        f"host-gw with {datasource}": (
+            {
+                "datasource": datasource,
+                "network": {"addressing": "dhcp", "flannel": {"backend": "host-gw"}},
+            },
+            f"backend host-gw with datasource {datasource}: the network of",
+        )
+        for datasource in ("azure", "gce", "hetzner")
+    },
     "two add-ons of one name": (
         {"addons": ["coredns", "./mine/coredns.yaml"]},
         "add-ons coredns and ./mine/coredns.yaml",
@@ -186,6 +205,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"network": {"flannel": {"backend": "host-gw", "mtu": 9000}}},
         "leave it out, or give network.mtu: 9000",
     ),
+    "pods' packets too small for IPv6": (
+        dual(flannel={"mtu": 1200}),
+        "mtu 1200 is less than the 1280 bytes that every link of IPv4 and IPv6",
+    ),
     "no room for VXLAN": (
         {"network": {"mtu": 1500, "flannel": {"mtu": 1480}}},
         "50 bytes of vxlan and 1480 of pods are more than the nodes' mtu 1500",
@@ -209,6 +232,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         masters("master", bootstrap="kubeadm", etcd={"disk_gib": 8}),
         "a disk of its own for etcd is not for clusters of bootstrap: kubeadm",
     ),
+    "no room for a copy of the database": (
+        {"etcd": {"disk_gib": 8}},
+        "give disk_gib: 9 or more, or quota_mib: 3584 or less",
+    ),
+    "no room for a copy of a large one": (
+        {"etcd": {"disk_gib": 16, "quota_mib": 8192}},
+        "disk_gib 16 has no room for a database of 8192 MiB (quota_mib)",
+    ),
+    "no room for any database": ({"etcd": {"disk_gib": 1}}, "hint: give disk_gib: 9 or more"),
     "no events apart with kubeadm": (
         masters("master", bootstrap="kubeadm", etcd={"events": True}),
         "which bootstrap: kubeadm does not know",
@@ -225,6 +257,39 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "the port of the kubelet": (
         masters("master", api={"port": 10250}),
         "is the port of the kubelet",
+    ),
+    "a name of the API with its port": (
+        {"api": {"extra_sans": ["api.example.org:6443"]}},
+        "'api.example.org:6443' is neither a DNS name nor an address",
+    ),
+    "a name of the API with a scheme": (
+        {"api": {"extra_sans": ["https://api.example.org"]}},
+        "'https://api.example.org' is neither",
+    ),
+    "a name of the API by which nobody can reach it": (
+        {"api": {"extra_sans": ["*.example.org", "api.example.org"]}},
+        "*.example.org is the first of extra_sans",
+    ),
+    "a star within a name of the API": (
+        {"api": {"extra_sans": ["api.example.org", "api.*.org"]}},
+        "'api.*.org' is neither",
+    ),
+    "a name of the API beyond ASCII": (
+        {"api": {"extra_sans": ["\u00e4pi.example.org"]}},
+        "is neither a DNS name nor an address",
+    ),
+    "an address of the API that is none": (
+        {"api": {"extra_sans": ["10.80.0.256"]}},
+        "'10.80.0.256' is neither",
+    ),
+    "an address of the API on one link": (
+        {"api": {"extra_sans": ["fe80::1%eth0"]}},
+        "'fe80::1%eth0' is neither",
+    ),
+    "no disk to keep free": ({"kubelet": {"reserved_disk_mib": 0}}, "greater than or equal to 1"),
+    "no memory to keep free": (
+        {"kubelet": {"reserved_memory_mib": 0}},
+        "greater than or equal to 1",
     ),
     "a label of others": (
         worker_with("node-role.kubernetes.io/worker", ""),
@@ -321,6 +386,29 @@ def test_the_ports_that_are_taken_are_those_that_parts_name() -> None:
     # The others are the components' own defaults.
     assert set(TAKEN) - named == {22, 53, 10248, 10250, 10256, 10257, 10259}
     assert named <= set(TAKEN)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["api", "api.example.org", "*.example.org", "203.0.113.7", "fd00:80::9", "2001:db8::", "4.a"],
+)
+def test_the_api_may_have_any_name_that_a_certificate_can_have(name: str) -> None:
+    cluster = make_cluster(api={"extra_sans": ["first.example.org", name]})
+
+    assert cluster.api.extra_sans[1] == name
+    assert cluster.api_host == "first.example.org"
+
+
+@pytest.mark.parametrize("datasource", ["ec2", "openstack"])
+def test_a_network_that_can_be_told_to_lets_pods_pass(datasource: str) -> None:
+    network = {"addressing": "dhcp", "flannel": {"backend": "host-gw"}}
+
+    assert findings(make_cluster(datasource=datasource, network=network)) == []
+
+
+def test_a_disk_that_has_just_room_for_two_databases_is_taken() -> None:
+    assert findings(make_cluster(etcd={"disk_gib": 9})) == []
+    assert findings(make_cluster(etcd={"disk_gib": 2, "quota_mib": 512})) == []
 
 
 def test_a_worker_may_have_labels_of_its_own_and_of_where_it_is(tmp_path: Path) -> None:
