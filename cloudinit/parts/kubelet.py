@@ -15,6 +15,15 @@ from cloudinit.part import Context, NodeFile, Part, from_static, from_template, 
 
 TOKEN_PATH = "/etc/kubernetes/bootstrap-token"  # noqa: S105 - a path
 _UNIT = "kubelet.service"
+# Of TLS 1.2, in the order of their names; units have the same. Those of 1.3 can't be chosen.
+_CIPHER_SUITES = (
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+)
 _MASTERS_TAINT = {"effect": "NoSchedule", "key": "node-role.kubernetes.io/control-plane"}
 
 
@@ -97,6 +106,7 @@ def settings_view(cluster: Cluster) -> dict[str, Any]:
     """Give what is the same for every kubelet of a cluster."""
     network, settings = cluster.network, cluster.kubelet
     return {
+        "cipher_suites": _CIPHER_SUITES,
         "disk": settings.reserved_disk_mib,
         "dns_ip": network.pod_dns,
         "domain": network.domain,

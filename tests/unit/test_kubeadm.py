@@ -15,10 +15,17 @@ from cloudinit.part import NodeFile
 from cloudinit.pki import load_key, public_pem
 from kubekiln.secret import Secret
 from tests.support.clusters import render_example, render_files
+from tests.unit.test_units import CIS_APISERVER
 
 PKI = "/etc/kubernetes/pki"
 INIT, JOIN = "/etc/kubernetes/kubeadm/init.yaml", "/etc/kubernetes/kubeadm/join.yaml"
 Files = Mapping[str, NodeFile]
+# What kubeadm 1.37 gives every API server (phases/controlplane/manifests.go).
+KUBEADMS = {
+    "--authorization-mode=Node,RBAC", "--client-ca-file", "--etcd-cafile", "--etcd-certfile",
+    "--etcd-keyfile", "--kubelet-client-certificate", "--kubelet-client-key",
+    "--service-account-key-file", "--tls-cert-file", "--tls-private-key-file",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +36,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, NodeF
 
 def documents(file: NodeFile) -> dict[str, Any]:
     return {document["kind"]: document for document in yaml.safe_load_all(file.content)}
+
+
+def with_names(flags: set[str]) -> set[str]:
+    return flags | {flag.split("=")[0] for flag in flags}
 
 
 def single(root: Path, **changes: Any) -> dict[str, NodeFile]:
@@ -178,9 +189,11 @@ def test_the_api_server_keeps_to_the_policies_of_the_other_way(nodes: dict[str, 
     arguments = {argument["name"]: argument["value"] for argument in server["extraArgs"]}
     unit = (Path(__file__).parents[2] / "cloudinit/units/kube-apiserver.service").read_text()
 
-    assert len(arguments) > 10
+    assert with_names({f"--{n}={v}" for n, v in arguments.items()} | KUBEADMS) >= CIS_APISERVER
     for name, value in arguments.items():
         assert f"--{name}={value} \\\n" in unit, name
+    ciphers = documents(files[INIT])["KubeletConfiguration"]["tlsCipherSuites"]
+    assert arguments["tls-cipher-suites"] == ",".join(ciphers)
     mounted = {volume["hostPath"] for volume in server["extraVolumes"]}
     named = {v for v in arguments.values() if v.startswith("/etc/kubernetes/") and "/pki/" not in v}
     assert named <= mounted and named <= files.keys()

@@ -193,6 +193,21 @@ def test_units_hold_nothing_that_differs_by_cluster() -> None:
             assert "EnvironmentFile=" in text, f"{unit.name} uses {variable}"
 
 
+def test_haproxy_may_have_a_port_such_as_443_and_no_other_right() -> None:
+    service = read(PLACE / "haproxy.service")["Service"]
+
+    assert service["User"] == "haproxy"
+    assert service["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE"
+    assert service["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
+
+
+def test_etcd_has_what_kubeadm_gives_it() -> None:
+    # kubeadm 1.37, phases/etcd/local.go; all else there is in the unit or in its environment.
+    assert {
+        "--feature-gates=InitialCorruptCheck=true", "--watch-progress-notify-interval=5s"
+    } <= set(flags(PLACE / "etcd.service"))  # fmt: skip
+
+
 def test_cis_flags_of_the_control_plane_are_on_the_command_lines() -> None:
     for name, wanted in {
         "kube-apiserver.service": CIS_APISERVER,
