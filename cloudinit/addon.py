@@ -22,6 +22,7 @@ from cloudinit.families import joined
 from cloudinit.model import Cluster
 from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
+from kubekiln.yamltext import GoDumper
 
 _TEXT = jinja2.Environment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -101,7 +102,7 @@ def _fill(value: Any, view: Mapping[str, Any]) -> Any:
     return result
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(GoDumper):
     """Writes text of several lines as it reads."""
 
 

@@ -7,14 +7,13 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from cloudinit.families import in_url
 from cloudinit.model import Cluster
 from cloudinit.parts.admin import ADMINS
 from cloudinit.pki import KeyPair, LeafSpec
 from cloudinit.state import State
 from kubekiln.secret import Secret
+from kubekiln.yamltext import dump
 
 NAME = "admin.kubeconfig"
 
@@ -36,7 +35,7 @@ def render(cluster: Cluster, state: State) -> Secret:
         authority=authority.certificate,
         pair=pair,
     )
-    return Secret(yaml.safe_dump(document, sort_keys=False))
+    return Secret(dump(document))
 
 
 def _document(

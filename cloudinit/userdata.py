@@ -70,7 +70,9 @@ def _name_of(context: Context) -> list[str]:
     owner = context.owner
     if isinstance(owner, NodePool):
         return []
-    return [f"hostname: {owner.name}", f"fqdn: {owner.name}.{context.cluster.network.domain}"]
+    full = f"{owner.name}.{context.cluster.network.domain}"
+    # In quotes: YAML would read 001 as a number, and a machine be called 1.
+    return [f'hostname: "{owner.name}"', f'fqdn: "{full}"']
 
 
 def render_metadata(cluster: str, node: str, userdata: bytes) -> bytes:

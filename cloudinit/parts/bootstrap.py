@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from cloudinit.credentials import identity
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
+from kubekiln.yamltext import dump
 
 DIRECTORY = "/etc/kubernetes/bootstrap"
 _CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
@@ -65,7 +64,7 @@ def _node_manifest(context: Context) -> NodeFile:
         document["spec"] = spec
     return from_template(
         f"{DIRECTORY}/10-node.yaml",
-        {"document": yaml.safe_dump(document, sort_keys=False).rstrip()},
+        {"document": dump(document).rstrip()},
         keys=(
             "nodes.name",
             "nodes.labels",

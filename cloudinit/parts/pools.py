@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import yaml
-
 from cloudinit.bootstraptoken import token_object
 from cloudinit.part import Context, Part, from_template
 from cloudinit.parts.bootstrap import DIRECTORY
+from kubekiln.yamltext import dump_all
 
 
 def render(context: Context) -> Part:
@@ -21,7 +20,7 @@ def render(context: Context) -> Part:
     objects = [token_object(p, state.token(p.name, hours=p.token_ttl_hours)) for p in pools]
     view = {
         "groups": [pool.group for pool in pools],
-        "tokens": yaml.safe_dump_all(objects, sort_keys=False).rstrip(),
+        "tokens": dump_all(objects).rstrip(),
     }
     keys = ("pools.name", "pools.token_ttl_hours")
     return Part(files=(from_template(f"{DIRECTORY}/20-pools.yaml", view, keys=keys),))

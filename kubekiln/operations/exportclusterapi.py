@@ -22,6 +22,7 @@ from kubekiln.operations.export import Shipment, check_sizes, payload, payloads_
 from kubekiln.operations.exportfiles import Output
 from kubekiln.operations.prepare import load, render
 from kubekiln.paths import Project
+from kubekiln.yamltext import dump, dump_all
 from pipeline.targets.platform import DiskImage, InstanceSpec
 
 Object = Mapping[str, Any]
@@ -157,7 +158,7 @@ def _secrets(shipment: Shipment, site: Site, payloads: Mapping[str, bytes]) -> I
     # By this one Cluster API looks for the nodes in the cluster.
     document = yaml.safe_load(site.kubeconfig.read_bytes())
     document["current-context"] = f"{shipment.cluster}-network"
-    kubeconfig = yaml.safe_dump(document, sort_keys=False).encode()
+    kubeconfig = dump(document).encode()
     yield _secret(shipment, f"{shipment.cluster}-kubeconfig", kubeconfig, kind=None)
 
 
@@ -231,6 +232,4 @@ def _object(version: str, kind: str, about: Object, spec: Object) -> Object:
 
 
 def _dump(objects: Iterable[Object]) -> str:
-    return _HEADER + yaml.safe_dump_all(
-        objects, sort_keys=False, default_flow_style=False, explicit_start=True
-    )
+    return _HEADER + dump_all(objects, default_flow_style=False, explicit_start=True)

@@ -18,6 +18,7 @@ import yaml
 
 from kubekiln.errors import ConfigError, StorageError
 from kubekiln.files import storage_errors, write_atomic
+from kubekiln.yamltext import dump
 
 KINDS = ("clusters", "users", "contexts")
 _BODIES = {"clusters": "cluster", "users": "user", "contexts": "context"}
@@ -177,7 +178,7 @@ def _lock(lock: Path, path: Path) -> int:
 
 
 def _node(value: Any) -> Any:
-    return yaml.compose(yaml.safe_dump(value, sort_keys=False), Loader=_Loader)
+    return yaml.compose(dump(value), Loader=_Loader)
 
 
 def _plain(node: yaml.Node) -> dict[str, Any]:
