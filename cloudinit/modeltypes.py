@@ -34,7 +34,7 @@ _SAN_LENGTH = 253
 
 def is_label(value: str) -> bool:
     """Tell whether a text is a host name of one label."""
-    return re.match(_LABEL, value) is not None
+    return re.fullmatch(_LABEL, value) is not None
 
 
 def _label(value: object) -> object:

@@ -266,6 +266,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"api": {"extra_sans": ["https://api.example.org"]}},
         "'https://api.example.org' is neither",
     ),
+    "a name of the API with its line's end": (
+        {"api": {"extra_sans": ["api.example.org\n"]}},
+        "'api.example.org\\n' is neither",
+    ),
     "a name of the API by which nobody can reach it": (
         {"api": {"extra_sans": ["*.example.org", "api.example.org"]}},
         "*.example.org is the first of extra_sans",
