@@ -13,10 +13,12 @@ import pytest
 
 from tests.support.node_runtime import Node, make_node
 
+from kubekiln_node import activate as activation  # isort: skip
 from kubekiln_node.activate import activate  # isort: skip
 
 RELOAD = "systemctl daemon-reload"
 START = "systemctl start --no-block kubekiln.target"
+COPY = "/var/lib/cloud/instances/i-1/user-data.txt"
 END_CLOUD_INIT = "systemctl stop --no-block cloud-init-main.service"
 
 
@@ -30,6 +32,7 @@ class Machine:
         self.exit_statuses: dict[str, int] = {}
         self.owner = "root:root"
         self.status_at_start: dict[str, Any] = {}
+        self.left_at_sync: list[tuple[bool, bool]] = []
 
     def activate(self, host_name: str = "solo-1") -> int:
         def run(command: Sequence[str]) -> int:
@@ -45,7 +48,14 @@ class Machine:
             root=str(self.node.root),
             now=lambda: 12.34,
             tell=self.console.append,
+            sync=lambda: self.left_at_sync.append((self.is_marked(), self.has_copy())),
         )
+
+    def is_marked(self) -> bool:
+        return self.node.path("/etc/cloud/cloud-init.disabled").exists()
+
+    def has_copy(self) -> bool:
+        return self.node.path(COPY).exists()
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.node.path("/run/kubekiln/status.json").read_text())
@@ -86,6 +96,46 @@ def test_an_activated_node_is_never_configured_again(machine: Machine) -> None:
     machine.activate()
 
     assert machine.node.path("/etc/cloud/cloud-init.disabled").is_file()
+
+
+def test_the_files_are_on_the_disk_before_they_are_the_only_copy(machine: Machine) -> None:
+    machine.node.path(COPY).parent.mkdir(parents=True)
+    machine.node.path(COPY).touch()
+
+    machine.activate()
+
+    assert machine.left_at_sync == [(False, True), (True, True)]
+    assert (machine.is_marked(), machine.has_copy()) == (True, False)
+
+
+def test_only_the_first_activation_pays_for_a_flush(machine: Machine) -> None:
+    machine.activate()
+    machine.activate()
+
+    assert len(machine.left_at_sync) == 2
+
+
+def test_files_that_are_damaged_are_not_kept_with_care(machine: Machine) -> None:
+    remove_file(machine.node)
+
+    machine.activate()
+
+    assert machine.left_at_sync == []
+
+
+@pytest.mark.parametrize(("in_container", "flushed"), [(False, 1), (True, 0)])
+def test_a_container_does_not_flush_its_whole_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_container: bool, flushed: int
+) -> None:
+    mark, syncs = tmp_path / "container", []
+    monkeypatch.setattr(activation, "CONTAINER_MARK", str(mark))
+    monkeypatch.setattr(activation.os, "sync", lambda: syncs.append(1))
+    if in_container:
+        mark.touch()
+
+    activation.flush()
+
+    assert len(syncs) == flushed
 
 
 def add_file(node: Node, name: str) -> None:

@@ -152,7 +152,7 @@ def test_it_is_forgotten_once_the_gate_is_open_and_not_before(
 
     activate(
         run=lambda _words: 0, host_name="solo-1", owner_of=lambda _uid, _gid: "root:root",
-        root=str(tmp_path), now=lambda: 1.0, tell=lambda _line: None,
+        root=str(tmp_path), now=lambda: 1.0, tell=lambda _line: None, sync=lambda: None,
     )  # fmt: skip
 
     assert any((tmp_path / copy).exists() for copy in COPIES) != is_right

@@ -79,6 +79,7 @@ class Machine:
             now=lambda: 1.0,
             tell=self.console.append,
             clock=AtTime(at),
+            sync=lambda: None,
         )
 
 

@@ -157,6 +157,7 @@ def test_the_gate_stays_closed_until_the_lease_is_there(tmp_path: Path) -> None:
         now=lambda: 20.0,
         tell=console.append,
         wait=wait,
+        sync=lambda: None,
     )
 
     assert status == 0

@@ -188,7 +188,7 @@ def run_activation(node: Node) -> tuple[int, list[str]]:
     console: list[str] = []
     status = activate(
         run=lambda _words: 0, host_name="solo-1", owner_of=lambda _uid, _gid: "root:root",
-        root=str(node.root), now=lambda: 1.0, tell=console.append,
+        root=str(node.root), now=lambda: 1.0, tell=console.append, sync=lambda: None,
     )  # fmt: skip
     return status, console
 

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kubekiln_node.clock import Clock, check_clock, stamp
-from kubekiln_node.console import machine_seconds, quote, say
+from kubekiln_node.console import CONTAINER_MARK, machine_seconds, quote, say
 from kubekiln_node.forget import forget_copies, give_back
 from kubekiln_node.lease import Complaint, await_lease
 from kubekiln_node.manifest import Manifest, ManifestError, read_manifest
@@ -59,6 +59,7 @@ def activate(
     tell: Callable[[str], None] = say,
     clock: Clock | None = None,
     wait: Callable[..., bool] = await_lease,
+    sync: Callable[[], None] | None = None,
 ) -> int:
     """Do all of `main` below `root`, with the given doors to the outside."""
     started, clock = now(), clock or Clock()
@@ -72,7 +73,7 @@ def activate(
         problems = _token_problems(manifest, now=clock.now(), root=root)
     if manifest and not problems:
         _await_lease(manifest, run=run, root=root, now=now, tell=tell, wait=wait)
-        problems = _open(manifest, started=started, run=run, root=root, now=now)
+        problems = _open(manifest, started=started, run=run, root=root, now=now, sync=sync or flush)
     if manifest and not problems:
         tell(f"KUBEKILN phase=activated t={now():.1f} node={manifest.node}")
         # At each boot: the first one may have been cut off here.
@@ -130,15 +131,20 @@ def _open(
     run: Callable[[Sequence[str]], int],
     root: str,
     now: Callable[[], float],
+    sync: Callable[[], None],
 ) -> list[str]:
     """Start the role; what went wrong."""
     # After the first time systemd has read all units while it started.
-    first_time = not os.path.exists(root + CLOUD_INIT_OFF)
+    first_time = _is_first_time(root)
     if first_time:
         problems = _run_all([RELOAD] if needs_reload(manifest) else [], run)
         if problems:
             return problems
+        # cloud-init leaves its files to the page cache. From here on they are the only copy, and
+        # without the mark a later boot would look for a seed that has been given back.
+        sync()
         write_atomic(root + CLOUD_INIT_OFF, CLOUD_INIT_OFF_TEXT, mode=0o644)
+        sync()
     # Before the start: kubekiln-report goes on from here.
     phases = {"userdata": round(started, 1), "activated": round(now(), 1)}
     _write(root, manifest, gate="open", reasons=[], phases=phases)
@@ -147,6 +153,19 @@ def _open(
         run(END_CLOUD_INIT)
         give_back(root=root, run=run)
     return problems
+
+
+def _is_first_time(root: str) -> bool:
+    return not os.path.exists(root + CLOUD_INIT_OFF)
+
+
+def flush() -> None:
+    """Have on the disk what was written so far: a power cut must not empty the node's files.
+
+    In a container machine the page cache is its host's, and so is all that would be written.
+    """
+    if not os.path.exists(CONTAINER_MARK):
+        os.sync()
 
 
 def needs_reload(manifest: Manifest) -> bool:
@@ -195,7 +214,7 @@ def _token_problems(manifest: Manifest, *, now: int, root: str) -> list[str]:
 
 def _complaints(root: str) -> list[str]:
     """Quote what cloud-init itself found wrong; nothing if its turn was at an earlier boot."""
-    if os.path.exists(root + CLOUD_INIT_OFF):
+    if not _is_first_time(root):
         return []
     try:
         with open(root + CLOUD_INIT_STATUS, encoding="utf-8") as stream:
