@@ -49,13 +49,17 @@ CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 
 
 class AtTime(Clock):
-    """A clock that stands still."""
+    """A clock that stands still until it is corrected."""
 
     def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
 
     def now(self) -> int:
-        return self._seconds
+        return self.seconds
+
+
+class StillClosed(Exception):
+    """The test has seen enough of a machine that would wait for ever."""
 
 
 class Machine:
@@ -70,7 +74,19 @@ class Machine:
         of_pool["report"] = {"cert": CERTIFICATE, "key": CERTIFICATE}
         self.node.path("/etc/kubekiln/node.json").write_text(json.dumps(of_pool))
 
-    def activate(self, host_name: str, *, at: int = EXPIRES - 1) -> int:
+    def activate(
+        self, host_name: str, *, at: int = EXPIRES - 1, corrected_to: int | None = None
+    ) -> int:
+        """Boot; after some looks a time server corrects the clock, or the test gives up."""
+        clock, looks = AtTime(at), []
+
+        def sleep(seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 5:
+                if corrected_to is None:
+                    raise StillClosed
+                clock.seconds = corrected_to
+
         return activate(
             run=lambda command: self.commands.append(" ".join(command)) or 0,
             host_name=host_name,
@@ -78,8 +94,9 @@ class Machine:
             root=str(self.node.root),
             now=lambda: 1.0,
             tell=self.console.append,
-            clock=AtTime(at),
+            clock=clock,
             sync=lambda: None,
+            sleep=sleep,
         )
 
 
@@ -105,13 +122,31 @@ def test_a_machine_of_another_name_stays_off_and_says_why(machine: Machine, name
 
 
 def test_a_token_that_has_expired_keeps_the_gate_closed(machine: Machine) -> None:
-    assert machine.activate("batch-1", at=EXPIRES + 1) == 1
+    with pytest.raises(StillClosed):
+        machine.activate("batch-1", at=EXPIRES + 1)
 
     assert machine.commands == []
+    assert not machine.node.path("/etc/cloud/cloud-init.disabled").exists()
+    closed = [line for line in machine.console if "gate=" in line]
+    assert len(closed) == 1
     assert (
         'KUBEKILN gate=closed reason="bootstrap token abcdef of pool batch expired on '
-        "2027-01-15T08:00:00Z, it is 2027-01-15T08:00:01Z: render the cluster again"
-    ) in machine.console[-1]
+        "2027-01-15T08:00:00Z, by this machine's clock it is 2027-01-15T08:00:01Z: correct"
+    ) in closed[0]
+    status = json.loads(machine.node.path("/run/kubekiln/status.json").read_text())
+    assert (status["gate"], status["node"]) == ("closed", "batch-1")
+
+
+def test_a_clock_that_was_ahead_and_is_corrected_opens_the_gate(machine: Machine) -> None:
+    assert machine.activate("batch-1", at=EXPIRES + 86_400, corrected_to=EXPIRES - 60) == 0
+
+    said = [line.split(" t=")[0].split(" reason=")[0] for line in machine.console]
+    assert said == [
+        "KUBEKILN phase=userdata",
+        "KUBEKILN gate=closed",
+        "KUBEKILN gate=open",
+        "KUBEKILN phase=activated",
+    ]
 
 
 def test_a_machine_that_has_its_certificate_needs_no_token(machine: Machine) -> None:

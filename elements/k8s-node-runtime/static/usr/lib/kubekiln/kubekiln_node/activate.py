@@ -2,13 +2,15 @@
 """May this machine take up its role? Opens the gate (kubekiln.target) or says why not.
 
 Runs at every boot, after cloud-init wrote the files. Exit status: 0 open, 1 closed for good. For an
-address that DHCP has to give it waits as long as it takes.
+address that DHCP has to give, and while a pool's token has ended by the machine's clock, it waits
+as long as it takes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING
 
 from kubekiln_node.clock import Clock, check_clock, stamp
@@ -35,6 +37,8 @@ a lost, changed or foreign seed would do to it at a later boot is nothing.
 PROTECTED_PATH = "/etc/kubekiln/protected.json"
 # A server that is started late is noticed soon enough, and not asked by thousands at once.
 LONGEST_PAUSE_S = 30.0
+# How soon a clock that was ahead counts as corrected; reading it costs nothing.
+CLOCK_LOOK_S = 2.0
 TARGET = "kubekiln.target"
 UNIT_DIR = "/etc/systemd/system"
 MOST_QUOTED = 160
@@ -60,6 +64,7 @@ def activate(
     clock: Clock | None = None,
     wait: Callable[..., bool] = await_lease,
     sync: Callable[[], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Do all of `main` below `root`, with the given doors to the outside."""
     started, clock = now(), clock or Clock()
@@ -70,8 +75,7 @@ def activate(
     if manifest and not problems:
         tell(f"KUBEKILN phase=userdata t={started:.1f} node={manifest.node}")
         check_clock(manifest, clock=clock, tell=tell)
-        problems = _token_problems(manifest, now=clock.now(), root=root)
-    if manifest and not problems:
+        _await_token(manifest, clock=clock, root=root, now=now, tell=tell, sleep=sleep)
         _await_lease(manifest, run=run, root=root, now=now, tell=tell, wait=wait)
         problems = _open(manifest, started=started, run=run, root=root, now=now, sync=sync or flush)
     if manifest and not problems:
@@ -101,6 +105,31 @@ def _obtain_rest(
 
     waiting = Waiting(host_name, longest_pause_s=LONGEST_PAUSE_S, tell=complain)
     return obtain(clock=clock, tell=tell, waiting=waiting, root=root)
+
+
+def _await_token(
+    manifest: Manifest,
+    *,
+    clock: Clock,
+    root: str,
+    now: Callable[[], float],
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None],
+) -> None:
+    """Keep the gate closed, and say why, while a pool's token has ended by this machine's clock.
+
+    A time server may still correct a clock that is ahead. One that is right keeps it closed.
+    """
+    is_told = False
+    while trouble := _token_trouble(manifest, now=clock.now(), root=root):
+        if not is_told:
+            is_told = True
+            _write(root, manifest, gate="closed", reasons=[trouble], phases={})
+            reason = f"reason={quote(trouble)}"
+            tell(f"KUBEKILN gate=closed {reason} t={now():.1f} node={manifest.node}")
+        sleep(CLOCK_LOOK_S)
+    if is_told:
+        tell(f"KUBEKILN gate=open t={now():.1f} node={manifest.node}")
 
 
 def _await_lease(
@@ -198,18 +227,19 @@ def _judge(
     return manifest, [*problems, *(_complaints(root) if problems else [])]
 
 
-def _token_problems(manifest: Manifest, *, now: int, root: str) -> list[str]:
+def _token_trouble(manifest: Manifest, *, now: int, root: str) -> str:
     """Say why a machine of a pool can no longer join: its token ended before it had joined."""
     pool = manifest.pool
     if pool is None or now <= pool.token_expires:
-        return []
+        return ""
     if has_certificate(root + str(manifest.report["cert"])):
-        return []
-    return [
+        return ""
+    return (
         f"bootstrap token {pool.token_id} of pool {pool.name} expired on "
-        f"{stamp(pool.token_expires)}, it is {stamp(now)}: render the cluster again, run `kubekiln "
-        f"cluster tokens {manifest.cluster} --apply`, and give machines the new user-data"
-    ]
+        f"{stamp(pool.token_expires)}, by this machine's clock it is {stamp(now)}: correct the "
+        "clock if it is ahead, else render the cluster again, run `kubekiln cluster tokens "
+        f"{manifest.cluster} --apply`, and give machines the new user-data"
+    )
 
 
 def _complaints(root: str) -> list[str]:
