@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import sys
@@ -20,8 +21,16 @@ from tests.support.node_runtime import (
     serving,
 )
 
+from kubekiln_node import api as api_client  # isort: skip
 from kubekiln_node import wait_for_api  # isort: skip
-from kubekiln_node.api import Answer, client_context, get, parse_answer, split_server  # isort: skip
+from kubekiln_node.api import (  # isort: skip
+    Answer,
+    Silence,
+    client_context,
+    get,
+    parse_answer,
+    split_server,
+)
 from kubekiln_node.manifest import read_manifest  # isort: skip
 from kubekiln_node.phases import ApiView, accepts_tcp, accepts_unix  # isort: skip
 
@@ -136,7 +145,28 @@ def test_a_server_of_another_ca_is_not_believed(tmp_path: Path, certificates: Ce
     context = client_context(ca=str(theirs.ca), cert=str(theirs.client), key=str(theirs.client_key))
 
     with serving(api, certificates) as url:
-        assert get(url, "/readyz", context) == Answer(0, b"")
+        assert get(url, "/readyz", context) == Answer(0, b"", Silence.MUTE)
+
+
+def test_silence_tells_whether_anybody_is_there(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    context = client_context(ca=str(certificates.ca), cert="", key="")
+    monkeypatch.setattr(api_client, "TIMEOUT_S", 0.2)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{busy.getsockname()[1]}"
+        before = get(url, "/members", context).silence
+        busy.listen()
+        after = get(url, "/members", context).silence
+
+    assert (before, after) == (Silence.REFUSED, Silence.MUTE)
+
+    def no_route(*_: object) -> None:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    monkeypatch.setattr(api_client.socket, "create_connection", no_route)
+    assert get(url, "/members", context).silence is Silence.UNREACHABLE
 
 
 @pytest.mark.parametrize("data", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.0 abc\r\n\r\n", b"\x15\x03"])

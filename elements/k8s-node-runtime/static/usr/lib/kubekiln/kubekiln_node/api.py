@@ -6,6 +6,7 @@ Hand-written HTTP/1.0: http.client and what it imports cost half a second on an 
 
 from __future__ import annotations
 
+import enum
 import json
 import socket
 import ssl
@@ -15,11 +16,20 @@ TIMEOUT_S = 5.0
 MOST_BYTES = 8 << 20
 
 
+class Silence(enum.Enum):
+    """Why there is no answer, in words that go behind a server's name."""
+
+    REFUSED = "is there and listens not yet"
+    UNREACHABLE = "can't be reached"
+    MUTE = "takes the connection but doesn't answer"
+
+
 class Answer(NamedTuple):
-    """Status 0 stands for: no answer at all."""
+    """Status 0 stands for: no answer at all; then `silence` says why."""
 
     status: int
     body: bytes
+    silence: Silence | None = None
 
     def json(self) -> dict[str, object]:
         """Read the body as a JSON object; empty if it is none."""
@@ -50,16 +60,19 @@ def get(server: str, path: str, context: ssl.SSLContext, *, token: str = "") -> 
     head = f"GET {path} HTTP/1.0\r\nHost: {name}\r\nAccept: application/json\r\n"
     request = f"{head}{bearer}\r\n"
     try:
-        with (
-            socket.create_connection((host, port), TIMEOUT_S) as plain,
-            context.wrap_socket(plain, server_hostname=host) as tls,
-        ):
+        plain = socket.create_connection((host, port), TIMEOUT_S)
+    except ConnectionRefusedError:
+        return Answer(0, b"", Silence.REFUSED)
+    except OSError:
+        return Answer(0, b"", Silence.UNREACHABLE)
+    try:
+        with plain, context.wrap_socket(plain, server_hostname=host) as tls:
             tls.sendall(request.encode())
             data = bytearray()
             while len(data) < MOST_BYTES and (chunk := tls.recv(65536)):
                 data += chunk
     except OSError:
-        return Answer(0, b"")
+        return Answer(0, b"", Silence.MUTE)
     return parse_answer(bytes(data))
 
 
@@ -75,5 +88,5 @@ def parse_answer(data: bytes) -> Answer:
     head, _, body = data.partition(b"\r\n\r\n")
     words = head.split(b"\r\n", 1)[0].split()
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return Answer(0, b"")
+        return Answer(0, b"", Silence.MUTE)
     return Answer(int(words[1]), body)

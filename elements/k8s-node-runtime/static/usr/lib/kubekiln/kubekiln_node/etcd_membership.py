@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kubekiln_node.api import Answer, client_context, get
+from kubekiln_node.api import Answer, Silence, client_context, get
 from kubekiln_node.console import machine_seconds, quote, say
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ PKI = "/etc/etcd/pki"
 STATE_ENV = "/run/kubekiln/{database}.env"
 # The console is told once a boot, not at each of the unit's starts.
 TOLD = "/run/kubekiln/{database}-refused"
+# A switch's port that comes up forwards nothing for 30 s (spanning tree); and some for who is busy.
+ASK_FOR_S = 45.0
+PAUSE_S = 1.0
 EXISTING = "ETCD_INITIAL_CLUSTER_STATE=existing\n"
 
 
@@ -37,15 +41,19 @@ def main() -> int:
     """Judge by the environment of etcd.service (or etcd-events); 1 if etcd must not start."""
     mark = sys.argv[1]
     database = os.path.basename(mark).removesuffix("-member")
+    name = os.environ["ETCD_NAME"]
     context = client_context(ca=f"{PKI}/ca.crt", cert=f"{PKI}/etcd.crt", key=f"{PKI}/etcd.key")
     verdict = judge(
-        os.environ["ETCD_NAME"],
+        name,
         read_members(os.environ["ETCD_INITIAL_CLUSTER"]),
         ask=lambda server: get(server, "/members", context),
         mark=mark,
         was_member=os.path.exists(mark),
+        tell=lambda why: say(
+            f"KUBEKILN {database}=waiting reason={quote(why)} t={machine_seconds():.1f} node={name}"
+        ),
     )
-    return act(verdict, name=os.environ["ETCD_NAME"], database=database)
+    return act(verdict, name=name, database=database)
 
 
 def act(
@@ -86,26 +94,27 @@ def judge(
     ask: Callable[[str], Answer],
     mark: str,
     was_member: bool,
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Verdict:
-    """Ask the others one after the other; the first that answers knows.
+    """Ask the others until one answers, or it is clear that none will.
 
-    Where none answers it is a first boot, or nobody is up yet: then only this machine's own mark
-    tells that there was a member here.
+    Then it is a first boot, or nobody is up yet: only this machine's own mark tells that there was
+    a member here.
     """
-    own_url = members[name]
-    for other, url in members.items():
-        if other == name:
-            continue
-        listed = _listed(ask(url))
-        if listed is None:
-            continue
-        entry = next((m for m in listed if own_url in m.get("peerURLs", [])), None)
-        if entry is None:
-            return Verdict("refused", f"{other} knows no member at {own_url}: `etcdctl member add`")
-        if entry.get("clientURLs"):
-            return Verdict("refused", _lost(name, f"{other} knows it as a member that has run"))
-        # Without a name: somebody added it to a cluster that runs.
-        return Verdict("new" if entry.get("name") else "existing")
+    give_up_at, is_told = clock() + ASK_FOR_S, False
+    while True:
+        found = look(name, members, ask)
+        if isinstance(found, Verdict):
+            return found
+        doubt = "" if was_member else doubt_of(found)
+        if not doubt or clock() >= give_up_at:
+            break
+        if not is_told:
+            is_told = True
+            tell(f"{doubt}: asking again, for {ASK_FOR_S:.0f} s at most")
+        sleep(PAUSE_S)
     if not was_member:
         return Verdict("new")
     if len(members) == 1:
@@ -115,6 +124,43 @@ def judge(
             f"remove {mark} to begin anew",
         )
     return Verdict("refused", _lost(name, "there was a member here, and no other one answers"))
+
+
+def look(
+    name: str, members: Mapping[str, str], ask: Callable[[str], Answer]
+) -> Verdict | dict[str, Silence]:
+    """Ask the others one after the other; the first that answers knows. Else: why none does."""
+    own_url, silences = members[name], {}
+    for other, url in members.items():
+        if other == name:
+            continue
+        answer = ask(url)
+        listed = _listed(answer)
+        if listed is None:
+            silences[other] = answer.silence or Silence.MUTE
+            continue
+        entry = next((m for m in listed if own_url in m.get("peerURLs", [])), None)
+        if entry is None:
+            return Verdict("refused", f"{other} knows no member at {own_url}: `etcdctl member add`")
+        if entry.get("clientURLs"):
+            return Verdict("refused", _lost(name, f"{other} knows it as a member that has run"))
+        # Without a name: somebody added it to a cluster that runs.
+        return Verdict("new" if entry.get("name") else "existing")
+    return silences
+
+
+def doubt_of(silences: Mapping[str, Silence]) -> str:
+    """Say why there may be a cluster though no other member answers; nothing if there is none.
+
+    One that takes connections may be busy. And while a majority isn't within reach, it may be this
+    machine's own network: to ask again costs no time then, since without a majority etcd could do
+    nothing. At the first boot of all it ends as soon as enough machines are up.
+    """
+    majority = (len(silences) + 1) // 2 + 1
+    within_reach = 1 + sum(silence is not Silence.UNREACHABLE for silence in silences.values())
+    if within_reach >= majority and Silence.MUTE not in silences.values():
+        return ""
+    return ", ".join(f"{other} {silence.value}" for other, silence in silences.items())
 
 
 def _lost(name: str, why: str) -> str:
