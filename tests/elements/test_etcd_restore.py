@@ -31,10 +31,12 @@ def node(tmp_path: Path) -> FakeBuild:
     return made
 
 
-def restore(node: FakeBuild) -> subprocess.CompletedProcess[str]:
-    data, settings = node.root / "var/lib/etcd", node.root / "etc/etcd/etcd.env"
+def restore(
+    node: FakeBuild, directory: str = "var/lib/etcd", *, settings: str = "etc/etcd/etcd.env"
+) -> subprocess.CompletedProcess[str]:
+    data = f"{node.root}/{directory}"
     return subprocess.run(
-        ["sh", PROGRAMS_DIR / "etcd-restore", "/s.db", data, settings],
+        ["sh", PROGRAMS_DIR / "etcd-restore", "/s.db", data, node.root / settings],
         env={"PATH": f"{node.commands}:/usr/bin:/bin"}, check=False, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -71,3 +73,26 @@ def test_a_damaged_snapshot_stops_nothing(node: FakeBuild) -> None:
 
     assert [line for line in node.log() if line.startswith("systemctl")] == []
     assert (node.root / "var/lib/etcd/member/snap/db").read_text() == "what there was"
+
+
+@pytest.mark.processes("sh")
+@pytest.mark.parametrize("directory", ["var/lib/etcd-events", "var/lib/etcd-events/"])
+def test_the_database_of_events_has_a_unit_of_its_own(node: FakeBuild, directory: str) -> None:
+    node.put("var/lib/etcd-events/member/snap/db", "events")
+
+    assert restore(node, directory).returncode == 0
+
+    assert [line for line in node.log() if line.startswith("systemctl")] == [
+        "systemctl stop etcd-events.service",
+        "systemctl start --no-block etcd-events.service",
+    ]
+    assert (node.root / "var/lib/etcd/member/snap/db").read_text() == "what there was"
+
+
+@pytest.mark.processes("sh")
+def test_a_directory_without_settings_is_no_database(node: FakeBuild) -> None:
+    done = restore(node, "var/lib/elsewhere", settings="etc/etcd/elsewhere.env")
+
+    assert done.returncode == 1
+    assert "is the directory of no database of this machine" in done.stderr
+    assert node.log() == []
