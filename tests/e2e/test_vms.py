@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do the examples become Ready in virtual machines too, and a node after a reboot?
+"""Do the examples become Ready in virtual machines too, and a node after a reboot or a power cut?
 
 `make e2e-vm`, not `make test`: slow where they are emulated.
 """
@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from cloudinit.rules import load_cluster
+from kubekiln.operations.prepare import bake_image, load, render
+from kubekiln.operations.up import plan_machines
 from kubekiln.operations.wait import ready_names
 from kubekiln.process import run
+from pipeline.targets.console import read_console
+from pipeline.targets.qemu import QemuTarget
 from tests.e2e.conftest import BOOT_S, Lab, free_port
 from tests.support.waiting import until
 
@@ -72,6 +76,38 @@ def test_a_node_is_ready_again_after_a_reboot_with_its_pods(lab: Lab, image: Pat
         until(lambda: is_running_again(lab, name), what="its pods", timeout_s=BOOT_S, every_s=3)
     finally:
         lab.kubekiln("down", name)
+
+
+def test_power_that_is_cut_soon_after_the_first_activation_costs_no_file(
+    lab: Lab, image: Path
+) -> None:
+    assert image.exists()
+    name = "early"
+    lab.add_cluster(name)
+    plan = load(lab.project, name)
+    rendered = render(lab.project, plan)
+    (machine,) = plan_machines(lab.project, plan.cluster, rendered, bake_image(lab.project, plan))
+    target = QemuTarget()
+
+    def reaches(phase: str) -> None:
+        until(
+            lambda: read_console(machine.console_log).has(phase),
+            what=f"{phase} of {machine.name}", timeout_s=BOOT_S, every_s=0.5,
+        )  # fmt: skip
+
+    try:
+        target.boot(machine)
+        # The marks of the first activation are on the disk: ext4 commits every five seconds.
+        # Contents may wait for thirty.
+        reaches("etcd")
+        target.stop(machine, graceful=False)
+
+        target.boot(machine)
+        reaches("etcd")
+
+        assert "gate=closed" not in machine.console_log.read_text(errors="replace")
+    finally:
+        target.destroy(machine)
 
 
 def is_running_again(lab: Lab, name: str) -> bool:
