@@ -47,6 +47,8 @@ def _label(value: object) -> object:
 
 
 def _address(value: object) -> object:
+    if isinstance(value, int | float):
+        raise invalid(f"{value} is not an address", hint="write it as 10.80.0.11 or fd00:80::11")
     if not isinstance(value, str):
         return value
     if not _is_plain_address(value):

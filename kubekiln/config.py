@@ -51,6 +51,9 @@ Version = Annotated[str, BeforeValidator(_version_text), pydantic.Field(pattern=
 
 
 def _network(value: object) -> object:
+    # Python would take a number, or `true`, for an address's bits.
+    if isinstance(value, int | float):
+        raise invalid(f"{value} is not a network", hint="write it as 10.244.0.0/16")
     if not isinstance(value, str):
         return value
     try:

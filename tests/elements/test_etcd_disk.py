@@ -75,7 +75,7 @@ def test_the_only_empty_disk_gets_the_file_system_and_is_mounted(node: FakeBuild
     assert start(node).returncode == 0
 
     made, checked, mounted, _grown = node.log()
-    assert made == f"mkfs.ext4 -q -L kubekiln-etcd -U {UUID} {empty}"
+    assert made == f"mkfs.ext4 -q -m 0 -L kubekiln-etcd -U {UUID} {empty}"
     assert checked == f"e2fsck -p {empty}"
     assert mounted.endswith(f"{empty} {node.root}/var/lib/etcd")
     assert {"nodev", "noexec", "nosuid"} <= set(mounted.split()[4].split(","))

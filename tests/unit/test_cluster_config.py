@@ -93,6 +93,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "host bits": ({"network": {"pod_cidr": "10.200.0.1/16"}}, "did you mean 10.200.0.0/16?"),
     "no network": ({"network": {"pod_cidr": "ten"}}, "'ten' is not a network"),
+    "a network of bits": ({"network": {"node_cidr": True}}, "True is not a network"),
+    "an address of bits": ({"nodes": [node(address=5)]}, "5 is not an address"),
     "IPv6 pods": ({"network": {"pod_cidr": "fd00::/56"}}, "has IPv6, node_cidr 10.80.0.0/24 has"),
     "IPv6 node": ({"nodes": [node(address="fd00::1")]}, "has IPv6, node_cidr 10.80.0.0/24 has"),
     "no address": ({"nodes": [node(address="ten")]}, "'ten' is not an address"),
