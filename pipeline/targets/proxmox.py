@@ -30,7 +30,7 @@ from pipeline.targets.proxmox_errors import ExistsError, MissingError
 from pipeline.targets.proxmox_machines import (
     NO_SEED,
     disk_parameters,
-    finished_tags,
+    finished,
     instances_of,
     is_of,
     machine_parameters,
@@ -203,7 +203,7 @@ class ProxmoxPlatform:
         self._api.wait(doing, self._api.post(doing, f"{path}/config", disks))
         size = {"disk": "scsi0", "size": f"{spec.disk_gib}G"}
         self._api.wait(doing, self._api.put(doing, f"{path}/resize", size))
-        self._api.put(doing, f"{path}/config", {"tags": finished_tags(spec)})
+        self._api.put(doing, f"{path}/config", finished(spec))
         self._api.wait(doing, self._api.post(doing, f"{path}/status/start", {}))
 
     def _reserve(self, host: str, spec: InstanceSpec) -> int:

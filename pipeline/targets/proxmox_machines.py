@@ -84,7 +84,6 @@ def disk_parameters(
     disks = {
         "scsi0": f"{storage}:0,import-from={image},{options}",
         "scsi1": f"{seed},media=cdrom",
-        "boot": "order=scsi0",
     }
     if spec.etcd_disk_gib:
         disks["scsi2"] = f"{storage}:{spec.etcd_disk_gib},{options}"
@@ -119,9 +118,13 @@ def tag_words(tags: Mapping[str, str]) -> list[str]:
     return [f"{key}-{value}" for key, value in tags.items()]
 
 
-def finished_tags(spec: InstanceSpec) -> str:
-    """Give the tags of a machine that is whole."""
-    return ";".join([TAG_PREFIX, *tag_words(spec.tags)])
+def finished(spec: InstanceSpec) -> dict[str, Any]:
+    """Describe what makes a machine whole when it has its disks: its boot order, and its tags.
+
+    No order goes along with the disks: Proxmox adds a new CD to the order that was there before,
+    and which of the two is kept is chance.
+    """
+    return {"boot": "order=scsi0", "tags": ";".join([TAG_PREFIX, *tag_words(spec.tags)])}
 
 
 def read_tags(words: str | None) -> dict[str, str]:

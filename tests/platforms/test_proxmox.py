@@ -58,6 +58,21 @@ def test_a_machine_is_a_copy_of_the_image_with_its_card_on_its_network(
     assert made.state == "running"
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_machine_boots_from_its_disk_in_whatever_order_proxmox_looks_at_parameters(
+    rig: ProxmoxRig, image: DiskImage, spec: InstanceSpec, seed: int
+) -> None:
+    platform = rig.connect()
+    rig.pve.order.seed(seed)
+
+    made = platform.create(spec, platform.upload(image, lambda _n: None))
+
+    config = rig.pve.machines[int(made.id)].config
+    assert config["boot"].removeprefix("order=").split(";")[0] == "scsi0"
+    platform.forget_user_data(*platform.list_instances())
+    assert config["boot"].startswith("order=scsi0")
+
+
 def test_with_uefi_a_machine_has_a_disk_for_its_variables_and_leaves_none(
     rig: ProxmoxRig, image: DiskImage, spec: InstanceSpec
 ) -> None:

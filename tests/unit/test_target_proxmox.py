@@ -16,7 +16,7 @@ from pipeline.targets.proxmox_api import Api, Credentials, Upload, find_credenti
 from pipeline.targets.proxmox_errors import ExistsError, MissingError, explain
 from pipeline.targets.proxmox_machines import (
     disk_parameters,
-    finished_tags,
+    finished,
     instances_of,
     machine_parameters,
     read_tags,
@@ -54,7 +54,7 @@ def test_a_machine_bears_its_tags_before_it_has_a_disk() -> None:
     assert read_tags(parameters["tags"])["kubekiln-node"] == "lab-1"
     assert "kubekiln-unfinished" in parameters["tags"]
     assert not [key for key in parameters if key.startswith("scsi") and key != "scsihw"]
-    assert "unfinished" not in finished_tags(node())
+    assert "unfinished" not in finished(node())["tags"]
 
 
 def test_a_machine_asked_for_again_has_the_same_uuid_and_another_one_has_not() -> None:

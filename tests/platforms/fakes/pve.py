@@ -8,6 +8,7 @@ has done nothing before it was asked about twice. It boots nothing. `pve_server`
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -76,6 +77,8 @@ class Pve:
     storages: dict[str, Storage] = field(default_factory=dict)
     machines: dict[int, Machine] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    order: random.Random = field(default_factory=random.Random)
+    """Of one request's parameters: that of Perl's hashes, another each time."""
     lock: Any = field(default_factory=threading.RLock)
 
     def begin(self, host: str, kind: str, what: str, act: Callable[[], None]) -> str:
@@ -167,6 +170,7 @@ class Pve:
         def act() -> None:
             try:
                 self._configure(vmid, machine, given)
+                machine.config.setdefault("boot", _default_order(machine.config))
             except TaskFailed:
                 del self.machines[vmid]
                 raise
@@ -244,9 +248,15 @@ class Pve:
 
     def _configure(self, vmid: int, machine: Machine, given: Mapping[str, str]) -> None:
         made = {}
-        for key, value in given.items():
+        before = machine.config.get("boot", "")
+        for key in self.order.sample(sorted(given), len(given)):
+            value = given[key]
             drive = re.fullmatch(r"(scsi|ide|efidisk)\d+", key)
             made[key] = self._drive(vmid, value) if drive else value
+            # API2/Qemu.pm, update_vm: behind the order that was, whatever this request says.
+            is_listed = key in before.removeprefix("order=").split(";")
+            if drive and before and "media=cdrom" in value and not is_listed:
+                made["boot"] = f"{before};{key}"
         machine.config.update(made)
 
     def _drive(self, vmid: int, value: str) -> str:
@@ -266,3 +276,12 @@ class Pve:
         rest = [word for word in words if not word.startswith("import-from=")]
         gib = 0 if source else int(file.rpartition(":")[2])
         return ",".join([volume, *rest, f"size={gib << 30 or 64 << 20}"])
+
+
+def _default_order(config: Mapping[str, str]) -> str:
+    """What a machine is made with that names no order: its first disk, CD and network card."""
+    drives = {key: value for key, value in sorted(config.items()) if key.startswith("scsi")}
+    disks = [k for k, v in drives.items() if k[4:].isdigit() and "media=cdrom" not in v]
+    cds = [k for k, v in drives.items() if "media=cdrom" in v]
+    nets = [key for key in sorted(config) if re.fullmatch(r"net\d+", key)]
+    return "order=" + ";".join([*disks[:1], *cds[:1], *nets[:1]])
