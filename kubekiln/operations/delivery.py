@@ -7,13 +7,14 @@ by cluster, node and payload, before anything is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import locked
+from kubekiln.operations.inventory import one_of_each, refuse_changed
 from kubekiln.operations.journal import Entry, Journal
 from kubekiln.operations.retrying import Patience
 from kubekiln.paths import Project
@@ -173,47 +174,6 @@ class Delivery:
             yield self.journal(cluster)
 
 
-def one_of_each(found: Iterable[Instance]) -> dict[str, Instance]:
-    """Give each node's machine, a failed one only if there is no other.
-
-    Raises if a node has two: which of them is in the cluster is nothing that we know.
-    """
-    there: dict[str, Instance] = {}
-    twice = []
-    for instance in sorted(found, key=lambda one: one.state != "failed"):
-        other = there.get(instance.node)
-        if other is not None and other.state != "failed":
-            twice.append(
-                Problem(
-                    f"{instance.node} is there twice: {other.id} and {instance.id}",
-                    hint="remove the one that isn't in the cluster with the platform's own tools",
-                )
-            )
-        there[instance.node] = instance
-    if twice:
-        raise KubekilnError.of(twice)
-    return there
-
-
-def refuse_changed(
-    specs: Iterable[InstanceSpec], there: Mapping[str, Instance], target: str
-) -> None:
-    """Raise if a machine is there that would be made otherwise now: a change is a new machine."""
-    changed = [
-        Problem(
-            f"{spec.node} is there, made of another image or user-data",
-            hint=f"`kubekiln destroy --target {target} --cluster {spec.cluster} {spec.node}` "
-            "first, if it is to be replaced",
-        )
-        for spec in specs
-        if spec.node in there
-        and there[spec.node].state != "failed"
-        and there[spec.node].payload != spec.payload
-    ]
-    if changed:
-        raise KubekilnError.of(changed)
-
-
 def _make(
     to: Delivery, spec: InstanceSpec, image: RemoteImage, found: Instance | None, again: bool
 ) -> Instance:
@@ -225,7 +185,8 @@ def _make(
     if there is not None and there.state == "failed":
         to.platform.delete(there)
         there = None
-    if there is None:
+    if there is None or (there.state == "starting" and not _is_stopped(found)):
+        # The same one if it is there: what was begun of it is gone on with, and waited for.
         return to.platform.create(spec, image)
     if there.state == "stopped":
         to.platform.start(there)
@@ -241,7 +202,8 @@ def _maker(
     unheard: bool,
 ) -> Callable[[], Instance]:
     def act() -> Instance:
-        if found is not None and found.state not in ("failed", "stopped"):
+        wait_for = unheard and found is not None and found.state == "starting"
+        if found is not None and found.state not in ("failed", "stopped") and not wait_for:
             if unheard:
                 journal.write(Entry("created", spec.node, spec.payload, found.id))
             return found
@@ -254,12 +216,27 @@ def _maker(
         except TransientError:
             raise  # it may be there
         except KubekilnError:
-            journal.write(Entry("refused", spec.node, spec.payload))
+            if not _may_be_there(to, spec):
+                journal.write(Entry("refused", spec.node, spec.payload))
+            elif found is not None and _is_stopped(found):
+                journal.write(Entry("created", spec.node, spec.payload, found.id))
             raise
         journal.write(Entry("created", spec.node, spec.payload, instance.id))
         return instance
 
     return act
+
+
+def _is_stopped(instance: Instance | None) -> bool:
+    return instance is not None and instance.state == "stopped"
+
+
+def _may_be_there(to: Delivery, spec: InstanceSpec) -> bool:
+    """Tell whether the platform has something of a node, or doesn't answer."""
+    try:
+        return any(instance.node == spec.node for instance in to.instances(spec.cluster))
+    except KubekilnError:
+        return True
 
 
 def _remover(to: Delivery, instance: Instance, journal: Journal) -> Callable[[], Instance]:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kubekiln.errors import KubekilnError, Problem, StorageError
+from kubekiln.errors import ConfigError, KubekilnError, Problem, StorageError
 from kubekiln.files import locked
 from kubekiln.operations.delivery import Delivery
+from kubekiln.operations.down import forgettable
 from kubekiln.operations.journal import Entry, Journal
 from kubekiln.operations.retrying import Patience
 from kubekiln.paths import Project
@@ -185,6 +186,92 @@ def test_one_that_was_refused_is_not_waited_for(tmp_path: Path) -> None:
     assert delivery(tmp_path, platform).destroy("lab") == []
 
     assert platform.asked == asked + 1, "looked once"
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_machine_that_was_never_seen_to_run_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int
+) -> None:
+    """Its making was begun and not heard of; then the platform says that it can't be."""
+    platform, create = SimulatedPlatform(), SimulatedPlatform.create
+    asked: list[str] = []
+
+    def create_in_vain(spec: InstanceSpec, image: RemoteImage) -> Instance:
+        asked.append(spec.node)
+        if len(asked) > runs:
+            raise KubekilnError("no host has room for it")
+        made = create(platform, spec, image) if not platform.machines else None
+        if made is not None:
+            platform.machines[made.id] = replace(made, state="starting")
+        raise KeyboardInterrupt if runs == 2 and made is not None else TransientError("cut off")
+
+    monkeypatch.setattr(platform, "create", create_in_vain)
+    to = delivery(tmp_path, platform)
+    if runs == 2:
+        with pytest.raises(KeyboardInterrupt):
+            to.boot(specs(tmp_path, 1), IMAGE)
+        to = delivery(tmp_path, platform)
+
+    with pytest.raises(KubekilnError, match="no host has room for it"):
+        to.boot(specs(tmp_path, 1), IMAGE)
+
+    assert platform.made == ["lab-0"]
+    assert [entry.event for entry in journal_of(tmp_path).unfinished()] == ["creating"]
+
+
+def test_a_machine_that_is_there_and_starting_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimulatedPlatform()
+    to = delivery(tmp_path, platform)
+    (made,) = to.boot(specs(tmp_path, 1), IMAGE)
+    platform.machines[made.id] = replace(made, state="starting")
+    monkeypatch.setattr(platform, "create", lambda *_: pytest.fail("made again"))
+
+    assert [one.state for one in to.boot(specs(tmp_path, 1), IMAGE)] == ["starting"]
+
+
+def test_a_machine_that_can_not_be_started_is_still_there_by_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimulatedPlatform()
+    platform.machines["i-1"] = Instance("i-1", "lab", "lab-0", "p1", "stopped")
+
+    def refuse(_instance: Instance) -> None:
+        raise KubekilnError("it is in state ERROR")
+
+    monkeypatch.setattr(platform, "start", refuse)
+    profile = Project(tmp_path).profile_path("lab")
+    profile.parent.mkdir(parents=True)
+    profile.write_text("name: lab\n")
+
+    with pytest.raises(KubekilnError, match="it is in state ERROR"):
+        delivery(tmp_path, platform).boot(specs(tmp_path, 1), IMAGE)
+
+    assert journal_of(tmp_path).last() == {"lab-0": Entry("created", "lab-0", "p1", "i-1")}
+    with pytest.raises(ConfigError, match="has machines on target cloud: lab-0"):
+        forgettable(Project(tmp_path), "lab")
+
+
+@pytest.mark.parametrize(("answers", "event"), [(True, "refused"), (False, "creating")])
+def test_a_node_counts_as_refused_only_where_the_platform_says_that_nothing_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool, event: str
+) -> None:
+    platform = SimulatedPlatform(broken={"lab-0": "quota exceeded"})
+    looks: list[str | None] = []
+
+    def list_once(cluster: str | None = None) -> Sequence[Instance]:
+        looks.append(cluster)
+        if len(looks) > 1 and not answers:
+            raise KubekilnError("the credentials have expired")
+        return []
+
+    monkeypatch.setattr(platform, "list_instances", list_once)
+
+    with pytest.raises(KubekilnError, match="quota exceeded"):
+        delivery(tmp_path, platform).boot(specs(tmp_path, 1), IMAGE)
+
+    assert journal_of(tmp_path).last()["lab-0"].event == event
 
 
 def test_a_node_that_is_there_twice_is_an_error_and_one_that_failed_is_none(
