@@ -15,6 +15,7 @@ from typing import Any
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.aws_calls import Api, AwsBusyError, AwsError, Connection
 from pipeline.targets.aws_images import Images, by_tags, tags_of
+from pipeline.targets.aws_lookups import find_begun, find_network, unknown_type
 from pipeline.targets.aws_machines import (
     CLUSTER_TAG,
     NODE_TAG,
@@ -84,7 +85,7 @@ class AwsPlatform:
     def problems(self) -> list[Problem]:
         """Say why nothing can be done: credentials, region, subnet, groups, type of machine."""
         try:
-            return self._unknown_type(self._network.zone)
+            return unknown_type(self._ec2, self._settings.instance_type, self._network.zone)
         except TransientError:
             raise
         except KubekilnError as error:
@@ -117,21 +118,25 @@ class AwsPlatform:
         return [*found, *(rest[key] for key in sorted(rest.keys() - there))]
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
-        """Run a machine; asked twice, EC2 knows it by its token and gives the same one."""
+        """Run a machine, or wait for the one that EC2 makes.
+
+        Asked twice, EC2 knows it by its token and gives the same one.
+        """
         wrong = refusals(spec, self._network, self._settings)
         if wrong:
             raise KubekilnError.of(wrong)
         kind = self._settings.instance_type or instance_type_for(
             spec.cpus, spec.memory_mib, self._architecture(image)
         )
-        made = self._run(run_request(spec, image, self._network, self._settings, kind))
+        request = run_request(spec, image, self._network, self._settings, kind)
+        made = find_begun(self._ec2, spec) or self._run(request)
         one = str(made["InstanceId"])
         self._wait_running(one)
         if not self._settings.source_dest_check:
             self._turn_check_off(one)
         return Instance(
             id=one, cluster=spec.cluster, node=spec.node, payload=spec.payload, state="running",
-            addresses=addresses_of(made), detail=kind,
+            addresses=addresses_of(made), detail=str(made.get("InstanceType", kind)),
         )  # fmt: skip
 
     def start(self, instance: Instance) -> None:
@@ -146,6 +151,8 @@ class AwsPlatform:
 
     def read_console(self, instance: Instance) -> str | None:
         """Give the last 64 KiB of the serial console, empty until EC2 has some of it."""
+        if not instance.id.startswith("i-"):
+            return None
         try:
             answer = self._ec2("get_console_output", InstanceId=instance.id, Latest=True)
         except AwsError as error:
@@ -236,43 +243,7 @@ class AwsPlatform:
 
     @cached_property
     def _network(self) -> Network:
-        named = self._settings.subnet
-        filters = [_equal("subnet-id" if named.startswith("subnet-") else "tag:Name", named)]
-        subnet = self._one("describe_subnets", "Subnets", filters, f"subnet {named}")
-        groups = [self._group(name, subnet["VpcId"]) for name in self._settings.security_groups]
-        return Network.of(subnet, groups)
-
-    def _group(self, named: str, vpc: str) -> str:
-        name = "group-id" if named.startswith("sg-") else "group-name"
-        filters = [_equal(name, named), _equal("vpc-id", vpc)]
-        what = f"security group {named} in {vpc}"
-        return str(
-            self._one("describe_security_groups", "SecurityGroups", filters, what)["GroupId"]
-        )
-
-    def _one(
-        self, action: str, key: str, filters: list[dict[str, Any]], what: str
-    ) -> dict[str, Any]:
-        found = list(self._ec2.pages(action, key, Filters=filters))
-        if len(found) != 1:
-            raise KubekilnError(
-                f"there are {len(found)} of {what}" if found else f"there is no {what}",
-                hint="check region, profile and the name; an id is always one thing",
-            )
-        return found[0]
-
-    def _unknown_type(self, zone: str) -> list[Problem]:
-        kind = self._settings.instance_type
-        if kind is None:
-            return []
-        offered = self._ec2(
-            "describe_instance_type_offerings",
-            LocationType="availability-zone",
-            Filters=[_equal("instance-type", kind), _equal("location", zone)],
-        )["InstanceTypeOfferings"]
-        if offered:
-            return []
-        return [Problem(f"no instances of type {kind} in {zone}", hint="take another type or zone")]
+        return find_network(self._ec2, self._settings)
 
 
 # Beginning of an id → what removes such a thing, and its argument.
@@ -289,10 +260,6 @@ _REMAINS = (
 def connect(settings: Settings) -> AwsPlatform:
     """Make the platform of these settings."""
     return AwsPlatform(settings)
-
-
-def _equal(name: str, value: str) -> dict[str, Any]:
-    return {"Name": name, "Values": [value]}
 
 
 def _tagged(key: str) -> list[dict[str, Any]]:

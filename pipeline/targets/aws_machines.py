@@ -20,7 +20,7 @@ from typing import Any, Final
 from kubekiln.channel import CHANNELS
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.aws_images import ROOT_DEVICE, tag_list, tags_of
-from pipeline.targets.aws_settings import Settings
+from pipeline.targets.aws_settings import GP3_IOPS, GP3_IOPS_PER_MIB, Settings
 from pipeline.targets.platform import (
     TAG_PREFIX,
     Instance,
@@ -39,7 +39,7 @@ PAYLOAD_TAG = f"{TAG_PREFIX}-payload"
 _GIB = 1024
 # https://docs.aws.amazon.com/ebs/latest/userguide/ebs-volume-types.html
 _IOPS_PER_GIB = {"gp3": 500, "io1": 50, "io2": 1000}
-_LEAST_IOPS = {"gp3": 3000, "io1": 100, "io2": 100}
+_LEAST_IOPS = {"gp3": GP3_IOPS, "io1": 100, "io2": 100}
 # The first that EC2 recommends for a further volume; the machine sees an NVMe disk.
 _ETCD_DEVICE = "/dev/sdf"
 _FAMILIES: Final[Mapping[str, tuple[str, str, str, str]]] = {
@@ -176,7 +176,7 @@ def instance_of(found: Mapping[str, Any], *, wants_check: bool) -> Instance:
     tags, name = tags_of(found), found["State"]["Name"]
     state, detail = STATES[name], f"{found['InstanceType']}, {name}"
     has_check = found.get("SourceDestCheck", wants_check)
-    if state in ("starting", "running") and has_check and not wants_check:
+    if state == "running" and has_check and not wants_check:
         # Not `failed`: it may be in use for long. `start` turns it off, also on one that runs.
         state, detail = "stopped", f"{detail}, with its source/destination check on"
     return Instance(
@@ -224,7 +224,8 @@ def _volume(gib: int, settings: Settings) -> dict[str, Any]:
         "Encrypted": settings.encrypted,
         "DeleteOnTermination": True,
     }
-    for key, value in (("Iops", _iops(gib, settings)), ("Throughput", settings.volume_throughput),
+    iops = _iops(gib, settings)
+    for key, value in (("Iops", iops), ("Throughput", _throughput(iops, settings)),
                        ("KmsKeyId", settings.kms_key)):  # fmt: skip
         if value is not None:
             volume[key] = value
@@ -237,3 +238,10 @@ def _iops(gib: int, settings: Settings) -> int | None:
         return None
     most = _IOPS_PER_GIB[settings.volume_type] * gib
     return min(settings.volume_iops, max(_LEAST_IOPS[settings.volume_type], most))
+
+
+def _throughput(iops: int | None, settings: Settings) -> int | None:
+    """Give as much as wanted, but no more than a volume of so many IOPS may have."""
+    if settings.volume_throughput is None:
+        return None
+    return min(settings.volume_throughput, (iops or GP3_IOPS) // GP3_IOPS_PER_MIB)

@@ -10,6 +10,12 @@ from pydantic import Field, model_validator
 from kubekiln.config import invalid
 from pipeline.targets.platform import TAG_PREFIX, TargetSettings
 
+# https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
+GP3_IOPS = 3000
+"""A gp3 volume has so many at least, and if nothing is said."""
+GP3_IOPS_PER_MIB = 4
+"""It needs so many for each MiB/s."""
+
 
 class Settings(TargetSettings):
     """EC2 in one region of one account."""
@@ -44,9 +50,9 @@ class Settings(TargetSettings):
     """Of all volumes; their sizes are the node's `disk_gib` and `etcd.disk_gib`."""
     volume_iops: int | None = Field(None, ge=100, examples=[6000])
     """Operations per second of each volume, or as many as its size allows; without it the type's
-    own, which io1 and io2 have none of."""
+    own, which io1 and io2 have none of. gp3 has at least 3000."""
     volume_throughput: int | None = Field(None, ge=125, examples=[250])
-    """MiB/s of each volume, for gp3 alone; without it 125."""
+    """MiB/s of each volume, for gp3 alone, up to a quarter of its IOPS; without it 125."""
     encrypted: bool = True
     """Encrypt volumes."""
     kms_key: str | None = Field(None, examples=["alias/kubekiln"])
@@ -80,6 +86,17 @@ class Settings(TargetSettings):
         if self.volume_type != "gp3" and self.volume_throughput is not None:
             raise invalid("only gp3 has a throughput to set", at=("volume_throughput",),
                           hint="remove it, or take gp3")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _gp3_is_possible(self) -> Settings:
+        iops, mib = self.volume_iops or GP3_IOPS, self.volume_throughput or 0
+        if self.volume_type == "gp3" and iops < GP3_IOPS:
+            raise invalid(f"gp3 has {GP3_IOPS} IOPS at least, not {iops}", at=("volume_iops",),
+                          hint="remove it, or take io2")  # fmt: skip
+        if mib * GP3_IOPS_PER_MIB > iops:
+            raise invalid(f"{mib} MiB/s need {mib * GP3_IOPS_PER_MIB} IOPS, there are {iops}",
+                          at=("volume_throughput",), hint="raise `volume_iops`")  # fmt: skip
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,6 +24,7 @@ from botocore.parsers import ResponseParserError
 
 from kubekiln.config import load_model
 from kubekiln.errors import ConfigError, KubekilnError
+from pipeline.targets.aws import AwsPlatform
 from pipeline.targets.aws_blocks import UploadJournal, linear_checksum, side_by_side
 from pipeline.targets.aws_calls import HINTS, TRANSIENT_CODES, refusal, sdk_errors
 from pipeline.targets.aws_images import ami_name, register_request
@@ -36,7 +38,13 @@ from pipeline.targets.aws_machines import (
     types_of,
 )
 from pipeline.targets.aws_settings import Settings
-from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
+from pipeline.targets.platform import (
+    DiskImage,
+    Instance,
+    InstanceSpec,
+    RemoteImage,
+    TransientError,
+)
 
 NETWORK = Network("subnet-1", "eu-central-1a", (ip_network("10.80.0.0/24"),), ("sg-1",))
 AMI = RemoteImage("ami-1", "kubekiln-debian-13")
@@ -150,6 +158,7 @@ def test_a_profile_is_given_by_name_or_by_arn(spec: InstanceSpec) -> None:
     ("name", "check", "wants_check", "state"),
     [
         ("pending", True, True, "starting"),
+        ("pending", True, False, "starting"),
         ("running", True, True, "running"),
         ("running", False, False, "running"),
         # In use, maybe: `start` turns its check off.
@@ -188,6 +197,66 @@ def test_a_small_volume_gets_as_many_iops_as_its_size_allows(spec: InstanceSpec)
     assert (root["VolumeSize"], root["Iops"]) == (20, 6000)
     assert (etcd["VolumeSize"], etcd["Iops"], etcd["Throughput"]) == (8, 4000, 250)
     assert request["BlockDeviceMappings"][1]["DeviceName"] == "/dev/sdf"
+
+
+def test_a_volume_gets_as_much_throughput_as_its_iops_allow(spec: InstanceSpec) -> None:
+    small = replace(spec, disk_gib=20, etcd_disk_gib=6)
+
+    request = run_request(
+        small, AMI, NETWORK, settings(volume_iops=8000, volume_throughput=2000), "m7i.large"
+    )
+
+    root, etcd = (mapping["Ebs"] for mapping in request["BlockDeviceMappings"])
+    assert (root["Iops"], root["Throughput"]) == (8000, 2000)
+    assert (etcd["Iops"], etcd["Throughput"]) == (3000, 750)
+    (plain,) = run_request(
+        replace(small, etcd_disk_gib=None), AMI, NETWORK, settings(volume_throughput=750), "t3.x"
+    )["BlockDeviceMappings"]
+    assert "Iops" not in plain["Ebs"]
+    assert plain["Ebs"]["Throughput"] == 750
+
+
+class PendingEc2:
+    """Lists one machine, in the state that a filter asks for; waits for nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, action: str, **_arguments: Any) -> dict[str, Any]:
+        self.asked.append(action)
+        return {"Images": [{"Architecture": "x86_64"}]}
+
+    def pages(self, action: str, _key: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+        self.asked.append(action)
+        names = {one["Name"]: one["Values"] for one in arguments["Filters"]}
+        assert names["instance-state-name"] == ["pending"]
+        assert names["tag:kubekiln-payload"] == ["p1"]
+        yield {"Instances": [{"InstanceId": "i-1", "InstanceType": "m7i.large"}]}
+
+    def wait(self, condition: str, **arguments: Any) -> None:
+        self.asked.append(f"{condition} {arguments['InstanceIds']}")
+
+
+def test_a_machine_that_is_being_made_is_waited_for_whatever_its_token_was(
+    spec: InstanceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ec2 = PendingEc2()
+    monkeypatch.setattr(AwsPlatform, "_ec2", ec2)
+    monkeypatch.setattr(AwsPlatform, "_network", NETWORK)
+
+    made = AwsPlatform(settings()).create(spec, AMI)
+
+    assert (made.id, made.state, made.detail) == ("i-1", "running", "m7i.large")
+    assert "run_instances" not in ec2.asked
+    assert ec2.asked[-1] == "instance_running ['i-1']"
+
+
+def test_what_a_machine_left_has_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AwsPlatform, "_ec2", PendingEc2())
+
+    for left in ("vol-1", "eni-1"):
+        instance = Instance(left, "lab", "lab-1", "p1", "failed")
+        assert AwsPlatform(settings()).read_console(instance) is None
 
 
 def test_arm_images_boot_by_uefi_alone(tmp_path: Path) -> None:
@@ -309,6 +378,9 @@ def test_the_first_failure_ends_what_is_done_side_by_side() -> None:
         ("volume_type: io2", "io2 has no IOPS of its own"),
         ("volume_type: gp2\nvolume_iops: 3000", "gp2's IOPS come from its size"),
         ("volume_type: gp2\nvolume_throughput: 250", "only gp3 has a throughput to set"),
+        ("volume_iops: 2999", "gp3 has 3000 IOPS at least, not 2999"),
+        ("volume_throughput: 751", "751 MiB/s need 3004 IOPS, there are 3000"),
+        ("volume_iops: 4000\nvolume_throughput: 1001", "1001 MiB/s need 4004 IOPS"),
         ("secret_access_key: x", "unknown key 'secret_access_key'"),
     ],
 )
