@@ -139,10 +139,12 @@ class AzurePlatform:
     def start(self, instance: Instance) -> None:
         """Power it on."""
         with azure_errors(f"start {_name(instance)}"):
-            self._fleet.start(_name(instance))
+            self._fleet.start(instance)
 
     def read_console(self, instance: Instance) -> str | None:
         """Fetch the log of the serial console, which boot diagnostics keep."""
+        if _MACHINE not in instance.id.lower():
+            return None  # what was left of one
         with azure_errors(f"read the console of {_name(instance)}"):
             return self._fleet.console(_name(instance))
 
@@ -169,6 +171,10 @@ class AzurePlatform:
 
     def _blob(self, name: str) -> BlobClient:
         return self._account.container.get_blob_client(f"{name}.vhd")
+
+
+_MACHINE = "/virtualmachines/"
+"""In the id of what isn't only a card or a disk, in lower case."""
 
 
 def connect(settings: Settings) -> AzurePlatform:

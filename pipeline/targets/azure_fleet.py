@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.targets.azure_errors import code_of
 from pipeline.targets.azure_machines import (
     CLUSTER_TAG,
     NODE_TAG,
+    PAYLOAD_TAG,
     Place,
     Resource,
     disk_name,
@@ -72,11 +73,17 @@ class Fleet:
             self._make_machine(spec, vm_body(self._settings, place, spec, image, nic))
         elif not is_of(there, spec):
             raise _in_the_way("machine", there)
-        self._tag_disks(spec)
+        elif not any(is_of(disk, spec) for disk in self._disks_of(spec.name)):
+            self._wait_made(spec.name)
+        self._tag_disks(spec.name, spec.tags)
         return self._instance(spec)
 
-    def start(self, name: str) -> None:
+    def start(self, instance: Instance) -> None:
         """Power a machine on; Azure says nothing against it if it runs."""
+        name = f"{instance.cluster}-{instance.node}"
+        # Before: a start that fails is the machine's last change, and without tags on its disks it
+        # would look as if it had never been made.
+        self._tag_disks(name, _tags_of(instance))
         self._machines.begin_start(self._group, name).result()
 
     def console(self, name: str) -> str | None:
@@ -143,27 +150,45 @@ class Fleet:
         if making.done():
             making.result()
 
-    def _tag_disks(self, spec: InstanceSpec) -> None:
+    def _wait_made(self, name: str) -> None:
+        """Wait for a machine whose making was begun before; raises KubekilnError if it failed."""
+        look = partial(self._machines.get, expand="instanceView")
+        until = time.monotonic() + _MADE_WITHIN_S
+        while time.monotonic() < until:
+            there = _found(look, self._group, name) or {}
+            provisioning = str(there.get("properties", {}).get("provisioningState", "")).lower()
+            if provisioning == "failed":
+                raise KubekilnError(
+                    f"Azure could not make {name}",
+                    where=str(there["id"]),
+                    hint="its activity log says why; `kubekiln boot` makes it anew",
+                )
+            if provisioning != "creating":
+                return
+            time.sleep(self._pace.poll_s)
+
+    def _tag_disks(self, name: str, tags: Mapping[str, str]) -> None:
         """Tag the disks, which Azure makes on its own while it makes the machine."""
         from azure.mgmt.compute.models import DiskUpdate
 
-        for disk in self._disks_of(spec):
-            if not is_of(disk, spec):
-                update = DiskUpdate({"tags": {**self._settings.tags, **spec.tags}})
+        for disk in self._disks_of(name):
+            if not _bears(disk, tags):
+                update = DiskUpdate({"tags": {**self._settings.tags, **tags}})
                 self._disks.begin_update(self._group, disk["name"], update).result()
 
-    def _disks_of(self, spec: InstanceSpec) -> Iterable[Resource]:
-        names = [disk_name(spec.name)]
-        if spec.etcd_disk_gib:
-            names.append(etcd_disk_name(spec.name))
-        found = (_found(self._disks.get, self._group, name) for name in names)
-        return [disk for disk in found if disk is not None]
+    def _disks_of(self, name: str) -> Sequence[Resource]:
+        """Find the disks that a machine has, by their names."""
+        found = (
+            _found(self._disks.get, self._group, disk)
+            for disk in (disk_name(name), etcd_disk_name(name))
+        )
+        return [disk for disk in found if disk is not None and _is_of_machine(disk, name)]
 
     def _instance(self, spec: InstanceSpec) -> Instance:
         machine = self._machines.get(self._group, spec.name, expand="instanceView")
         nic = self._nics.get(self._group, nic_name(spec.name))
         (instance,) = instances_of(
-            _plain([machine]), _plain([nic]), self._disks_of(spec), spec.cluster
+            _plain([machine]), _plain([nic]), self._disks_of(spec.name), spec.cluster
         )
         return instance
 
@@ -179,6 +204,21 @@ class Fleet:
 
     def _id(self, kind: str, name: str) -> str:
         return resource_id(self._subscription, self._group, kind, name)
+
+
+def _tags_of(instance: Instance) -> dict[str, str]:
+    """Give the tags that all of a machine bears."""
+    return {CLUSTER_TAG: instance.cluster, NODE_TAG: instance.node, PAYLOAD_TAG: instance.payload}
+
+
+def _bears(resource: Resource, tags: Mapping[str, str]) -> bool:
+    return tags.items() <= (resource.get("tags") or {}).items()
+
+
+def _is_of_machine(disk: Resource, name: str) -> bool:
+    """Tell whether a machine of ours has a disk: one of that name may be somebody else's."""
+    owner = str(disk.get("managedBy") or "").lower()
+    return owner.endswith(f"/virtualmachines/{name}".lower())
 
 
 def throwaway_public_key() -> str:

@@ -26,7 +26,7 @@ from pipeline.targets.platform import (
 from pipeline.targets.spread import pick_for
 
 _CHANNEL = CHANNELS["azure"]
-CLUSTER_TAG, NODE_TAG, _PAYLOAD = (
+CLUSTER_TAG, NODE_TAG, PAYLOAD_TAG = (
     f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload")
 )
 
@@ -255,7 +255,7 @@ def _instance(
         id=first["id"],
         cluster=tags[CLUSTER_TAG],
         node=tags[NODE_TAG],
-        payload=tags.get(_PAYLOAD, ""),
+        payload=tags.get(PAYLOAD_TAG, ""),
         state=state,
         addresses=addresses_of(nics),
         detail=detail,

@@ -13,8 +13,11 @@ from azure.core.exceptions import ServiceRequestError
 from azure.storage.blob import BlobClient
 
 from kubekiln.errors import IntegrityError, KubekilnError
+from kubekiln.operations.delivery import Delivery
+from kubekiln.operations.retrying import Patience
+from kubekiln.paths import Project
 from pipeline.targets.azure import AzurePlatform
-from pipeline.targets.platform import DiskImage, InstanceSpec, TransientError
+from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, TransientError
 from tests.platforms.conftest import make_spec
 from tests.platforms.fakes.arm import ArmError, set_power
 from tests.platforms.rigs.azure import CONTAINER, AzureRig
@@ -371,6 +374,63 @@ def test_a_machine_that_was_stopped_is_started(
     platform.start(stopped)
 
     assert [i.state for i in platform.list_instances()] == ["running"]
+
+
+def test_a_machine_whose_making_was_cut_off_is_waited_for_and_never_made_anew(
+    rig: AzureRig, image: DiskImage, spec: InstanceSpec, tmp_path: Path
+) -> None:
+    uploaded = rig.connect().upload(image, lambda _n: None)
+    patience = Patience(first_wait_s=0.001, longest_wait_s=0.01)
+    cut = Delivery("cloud", rig.connect("cut"), Project(tmp_path), patience=patience)
+
+    (made,) = cut.boot([spec], uploaded)
+
+    assert made.state == "running"
+    machine = rig.arm.get(made.id)
+    # Powered off by somebody, and a later start found no room: its last change failed.
+    set_power(machine, "deallocated")
+    machine["properties"]["provisioningState"] = "Failed"
+    assert [i.state for i in rig.connect().list_instances()] == ["stopped"]
+    Delivery("cloud", rig.connect(), Project(tmp_path)).boot([spec], uploaded)
+    assert rig.arm.get(made.id) is machine, "not removed"
+
+
+def test_disks_have_their_tags_before_a_start_that_may_fail(
+    rig: AzureRig, image: DiskImage, spec: InstanceSpec
+) -> None:
+    platform = rig.connect()
+    made = platform.create(spec, platform.upload(image, lambda _n: None))
+    machine, disk = rig.arm.get(made.id), rig.arm.get(f"{before_disks(made.id)}lab-lab-1-os")
+    disk.pop("tags")
+    set_power(machine, "deallocated")
+    (stopped,) = platform.list_instances()
+    assert stopped.state == "stopped"
+
+    platform.start(stopped)
+
+    assert disk["tags"].items() >= spec.tags.items()
+
+
+def test_the_making_of_a_machine_that_was_cut_off_and_failed_is_an_error(
+    rig: AzureRig, image: DiskImage, spec: InstanceSpec
+) -> None:
+    platform = rig.connect()
+    uploaded = platform.upload(image, lambda _n: None)
+    rig.arm.refuse["lab-lab-1"] = ArmError(409, "ZonalAllocationFailed", "We do not have capacity")
+    with pytest.raises(TransientError):
+        rig.connect("cut").create(spec, uploaded)
+
+    with pytest.raises(KubekilnError, match="Azure could not make lab-lab-1") as raised:
+        platform.create(spec, uploaded)
+
+    assert not isinstance(raised.value, TransientError)
+    assert [i.state for i in platform.list_instances()] == ["failed"]
+
+
+def test_what_is_left_of_a_machine_has_no_console(rig: AzureRig) -> None:
+    nic = "/subscriptions/s/providers/Microsoft.Network/networkInterfaces/lab-lab-1-nic"
+
+    assert rig.connect().read_console(Instance(nic, "lab", "lab-1", "p1", "failed")) is None
 
 
 def test_the_console_is_what_boot_diagnostics_kept(

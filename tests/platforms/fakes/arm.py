@@ -155,6 +155,12 @@ class Arm:
             operation.finish()
         return operation
 
+    def go_on(self, path: str) -> None:
+        """Let time pass for what is being done to a resource, whoever asked for it."""
+        for name, operation in self.operations.items():
+            if operation.target.lower() == path.lower() and operation.polls_left > 0:
+                self.poll(name)
+
     def _begin(self, path: str, finish: Callable[[], None]) -> Operation:
         operation = Operation(finish, path)
         self.operations[uuid.uuid4().hex] = operation

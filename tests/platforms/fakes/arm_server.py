@@ -97,6 +97,7 @@ class _ArmHandler(BaseHTTPRequestHandler):
                 raise ArmError(400, "BadRequest", what)
             return self._answer(200, {"value": [_without_view(one) for one in arm.list(path)]})
         if self.command == "GET":
+            arm.go_on(path)
             found = arm.get(path)
             return self._answer(200, found if self._expand else _without_view(found))
         if self.command == "DELETE":
