@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kubekiln.operations.destination import Destination
+    from pipeline.targets.platform import Instance
 
 Target = Annotated[
     str,
@@ -73,11 +74,24 @@ def print_status(target: str, cluster: str | None) -> None:
         return
     table = Table("CLUSTER", "NODE", "STATE", "ID", "ADDRESSES", "BOOT", box=None)
     for one in sorted(found, key=lambda instance: (instance.cluster, instance.node)):
-        text = to.console(one)
+        text = _console_if_readable(to, one)
         boot = one.detail if text is None else boot_of(parse_console(text))
         addresses = ", ".join(one.addresses) or "–"
         table.add_row(one.cluster, one.node, one.state, one.id, addresses, boot or "–")
     print_table(table)
+
+
+def _console_if_readable(to: Destination, instance: Instance) -> str | None:
+    """Give a machine's console; None if there is none, and if it can't be read, which is said."""
+    from kubekiln.errors import KubekilnError
+    from kubekiln.progress import say
+
+    try:
+        return to.console(instance)
+    except KubekilnError as error:
+        name = f"{instance.cluster}-{instance.node}"
+        say(f"{name}: its console can't be read: {error.problems[0].what}")
+        return None
 
 
 def forget(target: Target, nodes: Nodes = None, cluster: OfCluster = "solo") -> None:

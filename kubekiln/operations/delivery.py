@@ -105,6 +105,11 @@ class Delivery:
             self.name, lambda _again: list(self.platform.list_instances(cluster))
         )
 
+    def console(self, instance: Instance) -> str | None:
+        """Give what a machine wrote to its serial console; None if the platform keeps none."""
+        name = f"{instance.cluster}-{instance.node}"
+        return self.patience.try_to(name, lambda _again: self.platform.read_console(instance))
+
     def destroy(self, cluster: str, nodes: Iterable[str] = ()) -> list[str]:
         """Remove a cluster's machines (or those named); gives the names of what was removed.
 
@@ -253,8 +258,7 @@ def _remover(to: Delivery, instance: Instance, journal: Journal) -> Callable[[],
 
 def _forgetter(to: Delivery, instance: Instance) -> Callable[[], Instance]:
     def act() -> Instance:
-        name = f"{instance.cluster}-{instance.node}"
-        said = to.patience.try_to(name, lambda _again: to.platform.read_console(instance))
+        name, said = f"{instance.cluster}-{instance.node}", to.console(instance)
         if said is not None and not parse_console(said).has(_HAS_ROLE):
             raise KubekilnError(
                 "it has not taken up its role yet, and needs its user-data for that",

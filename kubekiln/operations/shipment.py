@@ -75,7 +75,7 @@ class PlatformDestination:
 
     def console(self, instance: Instance) -> str | None:
         """Ask the platform."""
-        return self.delivery.platform.read_console(instance)
+        return self.delivery.console(instance)
 
     def forget(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[str]:
         """Have the platform forget user-data."""

@@ -7,7 +7,7 @@ The only place where exceptions of openstacksdk, keystoneauth1 and requests are 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -53,12 +53,15 @@ _MISSING_SERVICE = (
 
 
 @contextmanager
-def asking(what: str) -> Iterator[None]:
-    """Turn what goes wrong in the block into our errors: `cannot <what>: <their reason>`."""
+def asking(what: str, *, passing: Collection[int] = ()) -> Iterator[None]:
+    """Turn what goes wrong in the block into our errors: `cannot <what>: <their reason>`.
+
+    `passing` are statuses that will pass here, though not elsewhere.
+    """
     try:
         yield
     except (sdk.SDKException, auth.ClientException, RequestException) as error:
-        raise translated(what, error) from error
+        raise translated(what, error, passing) from error
 
 
 def if_there(look: Callable[[], T]) -> T | None:
@@ -66,6 +69,14 @@ def if_there(look: Callable[[], T]) -> T | None:
     try:
         return look()
     except sdk.NotFoundException:
+        return None
+
+
+def if_ready(look: Callable[[], T]) -> T | None:
+    """Give what is there, or None if there is no such thing, or not yet."""
+    try:
+        return if_there(look)
+    except sdk.ConflictException:
         return None
 
 
@@ -81,14 +92,14 @@ def service_of(choose: Callable[[], T]) -> T:
         raise sdk.ServiceDiscoveryException(str(error)) from error
 
 
-def translated(what: str, error: Exception) -> KubekilnError:
+def translated(what: str, error: Exception, passing: Collection[int] = ()) -> KubekilnError:
     """Make our error out of one of theirs, without anything that looks like a secret."""
     said = f"cannot {what}: {_words(error)}"
     url = getattr(error, "url", None)
     where = str(url).partition("?")[0] if url else None
     status = _status(error)
     if status is not None:
-        if status in _PASSING:
+        if status in _PASSING or status in passing:
             return TransientError(said, where=where)
         return KubekilnError(said, where=where, hint=_HINTS.get(status))
     if isinstance(error, auth.SSLError):

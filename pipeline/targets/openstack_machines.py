@@ -17,7 +17,7 @@ from openstack.network.v2.port import Port
 
 from kubekiln.errors import KubekilnError
 from pipeline.targets.openstack_client import Client, wait_until
-from pipeline.targets.openstack_errors import asking, if_there
+from pipeline.targets.openstack_errors import asking, if_ready, if_there
 from pipeline.targets.openstack_lookups import Lookups
 from pipeline.targets.openstack_request import (
     check_cards,
@@ -38,12 +38,14 @@ _PORTS = "ports:"
 """What the id of a machine begins with that has no server, only ports."""
 # docs.openstack.org/api-guide/compute/server_concepts.html; what isn't here is on its way.
 _STATES: Mapping[str, InstanceState] = {
-    "ACTIVE": "running", "PASSWORD": "running", "ERROR": "failed", "SHUTOFF": "stopped",
+    "ACTIVE": "running", "PASSWORD": "running", "MIGRATING": "running",
+    "VERIFY_RESIZE": "running", "ERROR": "failed", "SHUTOFF": "stopped",
     "PAUSED": "stopped", "SUSPENDED": "stopped", "SHELVED": "stopped",
     "SHELVED_OFFLOADED": "stopped",
 }  # fmt: skip
 # Removed, kept for a while by the operator's choice (`reclaim_instance_interval`).
 _GONE = frozenset({"DELETED", "SOFT_DELETED"})
+_CONFLICT = 409
 
 
 class Machines:
@@ -88,15 +90,19 @@ class Machines:
         return self._wait_running(spec, str(server.id))
 
     def start(self, instance: Instance) -> None:
-        """Power on, whatever way it was stopped."""
+        """Power on, whatever way it was stopped; nothing is asked of a server that has a task."""
         compute = self._client.compute
         ways = {
             "SHUTOFF": compute.start_server, "PAUSED": compute.unpause_server,
             "SUSPENDED": compute.resume_server, "SHELVED": compute.unshelve_server,
             "SHELVED_OFFLOADED": compute.unshelve_server,
         }  # fmt: skip
-        with asking(f"start {instance.cluster}-{instance.node}"):
-            status = str(compute.get_server(instance.id).status)
+        # A task that began after our look: Nova refuses the next one until it is done.
+        with asking(f"start {instance.cluster}-{instance.node}", passing=(_CONFLICT,)):
+            server = compute.get_server(instance.id)
+            if server.task_state:
+                return  # it is on its way; our own request, maybe, whose answer was lost
+            status = str(server.status)
             if status == "ERROR":
                 raise KubekilnError(
                     f"{instance.cluster}-{instance.node} is in state ERROR",
@@ -108,12 +114,13 @@ class Machines:
                 way(instance.id)
 
     def read_console(self, instance: Instance) -> str | None:
-        """Read what the hypervisor keeps of the serial console."""
+        """Read what the hypervisor keeps of the serial console; nothing yet is no error."""
         if instance.id.startswith(_PORTS):
             return None
         with asking(f"read the console of {instance.cluster}-{instance.node}"):
-            answer = self._client.compute.get_server_console_output(instance.id)
-        return str(answer.get("output") or "")
+            compute = self._client.compute
+            answer = if_ready(lambda: compute.get_server_console_output(instance.id))
+        return str((answer or {}).get("output") or "")
 
     def delete(self, instance: Instance) -> None:
         """Remove the server and wait until it is gone, then its ports and an empty group."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from openstack.compute.v2.server import Server
 
 from kubekiln.errors import KubekilnError
 from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
@@ -41,7 +42,7 @@ def uploaded(cloud: OpenStackRig, images: Images) -> RemoteImage:
 @pytest.fixture(autouse=True)
 def no_failure_is_left(cloud: OpenStackRig) -> Iterator[None]:
     yield
-    cloud.nova.fail_with = ""
+    cloud.nova.fail_with, cloud.nova.no_console = "", 0
 
 
 def test_ports_have_the_addresses_that_were_rendered(
@@ -142,6 +143,35 @@ def test_a_machine_that_was_stopped_is_started(
 
     assert platform.list_instances()[0].state == "running"
     assert "node=lab-lab-1" in (platform.read_console(made) or "")
+
+
+def test_a_server_that_is_on_its_way_is_not_started_again(
+    cloud: OpenStackRig, uploaded: RemoteImage, spec: InstanceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a start whose answer was lost."""
+    platform = cloud.connect()
+    made = platform.create(spec, uploaded)
+    server = cloud.nova.servers[made.id]
+    server |= {"status": "SHUTOFF", "OS-EXT-STS:task_state": "powering-on"}
+
+    platform.start(made)
+
+    assert server["status"] == "SHUTOFF", "Nova goes on by itself"
+    # The task begins between our look and our request.
+    monkeypatch.setattr(Server, "task_state", None)
+    with pytest.raises(TransientError, match="task_state powering-on"):
+        platform.start(made)
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_a_console_that_is_not_there_yet_is_empty(
+    cloud: OpenStackRig, uploaded: RemoteImage, spec: InstanceSpec, status: int
+) -> None:
+    platform = cloud.connect()
+    made = platform.create(spec, uploaded)
+    cloud.nova.no_console = status
+
+    assert platform.read_console(made) == ""
 
 
 def test_a_server_that_ran_once_is_not_made_anew_for_an_error(

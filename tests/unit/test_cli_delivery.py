@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from kubekiln.cli.main import app
-from kubekiln.errors import ConfigError
+from kubekiln.errors import ConfigError, KubekilnError
 from kubekiln.files import sha256_file
 from kubekiln.operations import shipment
+from kubekiln.operations.delivery import Delivery
+from kubekiln.operations.retrying import Patience
 from kubekiln.paths import Project
 from pipeline.targets import catalog
-from pipeline.targets.platform import DiskImage
+from pipeline.targets.file import FilePlatform
+from pipeline.targets.platform import DiskImage, Instance, TransientError
 from tests.support.node_runtime import ROOT
 
 RUN = CliRunner()
@@ -57,6 +61,32 @@ def test_upload_boot_status_and_destroy_say_what_they_did(project: Project) -> N
     assert not (directory / "nodes/solo").exists()
     assert said("destroy", "--target", "directory") == "no machines of solo\n"
     assert "no machines" in said("status", "--target", "directory")
+
+
+def test_a_console_that_can_not_be_read_hides_no_machine(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_console(_platform: FilePlatform, instance: Instance) -> str:
+        asked.append(instance.node)
+        if instance.node == "sm-worker-1":
+            raise KubekilnError("404: no such console")
+        if asked.count(instance.node) == 1:
+            raise TransientError("the connection was cut")
+        return f"KUBEKILN phase=userdata t=1.0 node={instance.node}\n"
+
+    asked: list[str] = []
+    monkeypatch.setattr(FilePlatform, "read_console", read_console)
+    patience = Patience(first_wait_s=0.001)
+    monkeypatch.setattr(shipment, "Delivery", partial(Delivery, patience=patience))
+    said("boot", "--target", "directory", "--cluster", "single-master")
+
+    result = RUN.invoke(app, ["status", "--target", "directory"], catch_exceptions=False)
+
+    assert result.exit_code == 0, result.output
+    lines = {line.split()[1]: line for line in result.stdout.splitlines() if "sm-" in line}
+    assert "userdata" in lines["sm-master-1"], "tried again"
+    assert "a seed; what boots from it isn't known" in lines["sm-worker-1"]
+    assert "single-master-sm-worker-1: its console can't be read: 404" in result.stderr
 
 
 def test_one_node_may_be_booted_alone(project: Project) -> None:

@@ -55,6 +55,8 @@ class Nova:
         self.groups: dict[str, dict[str, Any]] = {}
         self.fail_with = ""
         """What the next server's building fails with."""
+        self.no_console = 0
+        """Status with which consoles are refused: 404 ConsoleNotAvailable, 409 InstanceNotReady."""
         self.fake = Fake(
             routes=[
                 ("GET", r"/v2\.1/?", self._version),
@@ -194,10 +196,14 @@ class Nova:
         server = self._server(request)
         ((action, _),) = request.body.items()
         if action == "os-getConsoleOutput":
+            if self.no_console:
+                raise Refused(self.no_console, "the console is not available")
             return 200, {"output": f"KUBEKILN phase=userdata t=1.0 node={server['name']}\n"}
         if action not in _ACTIONS:
             raise Refused(400, f"There is no such action: {action}")
         needs, becomes = _ACTIONS[action]
+        if task := server.get("OS-EXT-STS:task_state"):
+            raise Refused(409, f"Cannot '{action}' instance while it is in task_state {task}")
         if server["status"] != needs:
             raise Refused(409, f"Cannot '{action}' while it is in vm_state {server['status']}")
         server["status"] = becomes
