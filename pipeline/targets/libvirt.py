@@ -78,6 +78,8 @@ class LibvirtPlatform:
         try:
             with self._link.asked("look at the daemon") as connection:
                 return list(find_problems(connection, self._settings))
+        except TransientError:
+            raise
         except KubekilnError as error:
             return list(error.problems)
 

@@ -22,6 +22,7 @@ from pipeline.targets.platform import (
     Instance,
     InstanceSpec,
     RemoteImage,
+    TransientError,
 )
 from pipeline.targets.vsphere_access import Access, environment
 from pipeline.targets.vsphere_errors import GONE
@@ -60,7 +61,14 @@ from pipeline.targets.vsphere_machine import (
     profiles,
     unfinished_tags,
 )
-from pipeline.targets.vsphere_places import Places, find_folder, find_places, pick_host
+from pipeline.targets.vsphere_places import (
+    Home,
+    Places,
+    find_folder,
+    find_home,
+    find_places,
+    pick_host,
+)
 from pipeline.targets.vsphere_rules import keep_apart
 from pipeline.targets.vsphere_session import Session, session
 from pipeline.targets.vsphere_settings import Settings as Settings
@@ -85,6 +93,8 @@ class VSpherePlatform:
                 if at.content.about.apiType != "VirtualCenter":
                     return [_host_only(at)]
                 find_places(at, self._settings)
+        except TransientError:
+            raise
         except KubekilnError as error:
             return list(error.problems)
         return []
@@ -176,7 +186,7 @@ class VSpherePlatform:
     def delete(self, instance: Instance) -> None:
         """Power off, remove the console's file, and destroy, if the machine still has our tags."""
         with self._session() as at:
-            places = find_places(at, self._settings)
+            home = find_home(at, self._settings)
             machine = at.machine(instance.id)
             try:
                 about = at.properties(machine, ABOUT)
@@ -188,12 +198,12 @@ class VSpherePlatform:
                         "more",
                         hint="its notes were changed; remove it in vCenter if it is to go",
                     )
-                destroy(at, places, machine, about)
+                destroy(at, home, machine, about)
             except GONE:
                 pass
             # One of several that go at once: who goes last writes the rule.
             with contextlib.suppress(*GONE):
-                self._keep_apart(at, places, instance.cluster)
+                self._keep_apart(at, home, instance.cluster)
 
     def _session(self) -> AbstractContextManager[Session]:
         access = Access.from_environment(self._environment)
@@ -240,17 +250,17 @@ class VSpherePlatform:
         at.wait(machine.ReconfigVM_Task(wanted))
         return machine
 
-    def _keep_apart(self, at: Session, places: Places, cluster: str) -> None:
-        if not self._settings.anti_affinity or places.cluster is None:
+    def _keep_apart(self, at: Session, home: Home, cluster: str) -> None:
+        if not self._settings.anti_affinity or home.cluster is None:
             return
         with self._rules:
             masters = [
                 machine
-                for machine, about in at.children(places.folder, vim.VirtualMachine, ABOUT)
+                for machine, about in at.children(home.folder, vim.VirtualMachine, ABOUT)
                 for tags in [tags_of(about)]
                 if (tags.get(CLUSTER), tags.get(ROLE)) == (cluster, "master")
             ]
-            keep_apart(at, places.cluster, cluster, masters)
+            keep_apart(at, home.cluster, cluster, masters)
 
 
 def _host_only(at: Session) -> Problem:

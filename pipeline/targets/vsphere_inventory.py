@@ -27,7 +27,7 @@ from pipeline.targets.vsphere_machine import (
     console_of,
     read_note,
 )
-from pipeline.targets.vsphere_places import Places
+from pipeline.targets.vsphere_places import Home
 from pipeline.targets.vsphere_session import Session
 
 ABOUT = (
@@ -121,9 +121,7 @@ def new_console(about: Mapping[str, Any]) -> str:
     return f"{directory}/{CONSOLE_FILE}"
 
 
-def destroy(
-    at: Session, places: Places, machine: vim.VirtualMachine, about: Mapping[str, Any]
-) -> None:
+def destroy(at: Session, home: Home, machine: vim.VirtualMachine, about: Mapping[str, Any]) -> None:
     """Power a machine off and remove it with its disks; with its console's file, if it has one."""
     if about.get("runtime.powerState") == _ON:
         with contextlib.suppress(vim.fault.InvalidPowerState):
@@ -131,12 +129,12 @@ def destroy(
     console = console_of(devices_of(at, machine))
     if console:
         # The server takes it for no part of the machine, and would leave it and its directory.
-        _remove_file(at, places, console)
+        _remove_file(at, home, console)
     at.wait(machine.Destroy_Task())
 
 
-def _remove_file(at: Session, places: Places, path: str) -> None:
+def _remove_file(at: Session, home: Home, path: str) -> None:
     files = at.content.fileManager
     assert files is not None
     with contextlib.suppress(vim.fault.FileNotFound):
-        at.wait(files.DeleteDatastoreFile_Task(path, places.datacenter))
+        at.wait(files.DeleteDatastoreFile_Task(path, home.datacenter))

@@ -19,16 +19,22 @@ Backing = vim.vm.device.VirtualDevice.BackingInfo
 
 
 @dataclass(frozen=True)
-class Places:
-    """What a target's file names, as the vCenter knows it."""
+class Home:
+    """Where a target's machines are; all that must be there for them to be removed."""
 
     datacenter: vim.Datacenter
-    pool: vim.ResourcePool
     folder: vim.Folder
+    cluster: vim.ClusterComputeResource | None
+
+
+@dataclass(frozen=True)
+class Places(Home):
+    """What a target's file names, as the vCenter knows it."""
+
+    pool: vim.ResourcePool
     template_folder: vim.Folder
     datastore: vim.Datastore
     networks: tuple[vim.Network, ...]
-    cluster: vim.ClusterComputeResource | None
 
     def backings(self) -> list[Backing]:
         """Say how a network card is plugged into each of the networks."""
@@ -58,10 +64,24 @@ def find_places(session: Session, settings: Settings) -> Places:
         raise KubekilnError.of(search.problems)
     assert pool and folder and templates and datastore
     return Places(
-        datacenter, pool, folder, templates, datastore,
-        tuple(network for network in networks if network),
-        resource if isinstance(resource, vim.ClusterComputeResource) else None,
+        datacenter, folder, resource if isinstance(resource, vim.ClusterComputeResource) else None,
+        pool, templates, datastore, tuple(network for network in networks if network),
     )  # fmt: skip
+
+
+def find_home(session: Session, settings: Settings) -> Home:
+    """Look up what machines are removed from; a cluster that is gone has no rules any more.
+
+    Raises KubekilnError if datacenter or folder aren't there.
+    """
+    search = _Search(session)
+    at = f"/{settings.datacenter}"
+    datacenter = search.find(at, vim.Datacenter, "datacenter")
+    folder = search.find(f"{at}/vm/{settings.folder}", vim.Folder, "folder")
+    if datacenter is None or folder is None:
+        raise KubekilnError.of(search.problems)
+    path = f"{at}/host/{settings.cluster}"
+    return Home(datacenter, folder, search.find(path, vim.ClusterComputeResource, "cluster"))
 
 
 def pick_host(session: Session, places: Places) -> vim.HostSystem | None:

@@ -33,6 +33,15 @@ def test_a_platform_that_can_be_used_has_no_problems(rig: Rig, images: Images) -
     assert rig.connect().problems() == []
 
 
+def test_a_platform_that_is_not_reached_may_be_a_moment_later(rig: Rig, images: Images) -> None:
+    need(rig, "away")
+
+    with pytest.raises(TransientError) as raised:
+        rig.connect("away").problems()
+
+    assert raised.value.problems[0].what
+
+
 def test_an_image_arrives_whole_and_is_found_by_its_content(
     rig: Rig, images: Images, tmp_path: Path
 ) -> None:

@@ -348,11 +348,14 @@ def test_what_the_daemon_lacks_is_said_with_what_to_do(daemon: LibvirtRig, tmp_p
         "no storage pool none": {"pool": "none"},
         "storage pool idle is not active": {"pool": "idle"},
         "TEST is not QEMU": {"uri": "test:///default"},
-        "cannot connect to": {"uri": daemon.uri(tmp_path / "nobody-listens")},
     }
 
     for what, changed in cases.items():
         refused(daemon, what, **changed)
+    away = daemon.settings(uri=daemon.uri(tmp_path / "nobody-listens"))
+    with pytest.raises(TransientError, match="cannot connect to") as raised:
+        LibvirtPlatform(away).problems()
+    assert "virsh" in str(raised.value.problems[0].hint)
 
     with daemon.link.asked("clear up"):
         pool.undefine()

@@ -338,6 +338,19 @@ def test_masters_are_kept_apart_as_long_as_there_are_two(
     assert rules(vcenter) == {}
 
 
+def test_a_machine_is_removed_although_its_networks_and_its_hosts_are_gone(
+    vcenter: VSphereRig, image: RemoteImage, spec: InstanceSpec
+) -> None:
+    made = vcenter.connect().create(spec, image)
+    elsewhere = vcenter.connect(
+        networks=("N9",), cluster="C9", datastore="DS9", template_folder="none", anti_affinity=True
+    )
+
+    elsewhere.delete(made)
+
+    assert elsewhere.list_instances() == []
+
+
 def rules(vcenter: VSphereRig) -> dict[str, set[str]]:
     with vcenter.session() as at:
         config = cluster_of(at).configurationEx

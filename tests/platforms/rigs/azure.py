@@ -24,7 +24,7 @@ from pipeline.targets.azure_account import Pace
 from pipeline.targets.platform import FormatName, Instance, RemoteImage
 from tests.platforms.fakes.arm import SUBSCRIPTION, Arm, Resource
 from tests.platforms.fakes.arm_server import GOOD_HEADER, ArmServer, identity_endpoint
-from tests.platforms.rigs.rig import Trouble
+from tests.platforms.rigs.rig import NOBODY, Trouble
 from tests.support.azurite import ACCOUNT, KEY, azurite
 from tests.support.faults import Door
 from tests.support.node import npm_server
@@ -87,11 +87,13 @@ class AzureRig:
 
     def settings(self, trouble: str = "", **more: Any) -> Settings:
         """Write what a user's file would say."""
+        away = trouble == "away"
+        server = NOBODY if away else f"127.0.0.1:{self._arm_port(trouble)}"
         return Settings.model_validate({
             "type": "azure", "resource_group": GROUP, "location": LOCATION,
             "storage_account": ACCOUNT, "container": CONTAINER, "subnet": "net/nodes",
-            "management_url": f"https://127.0.0.1:{self._arm_port(trouble)}",
-            "blob_url": self._blob_url(trouble), **more,
+            "management_url": f"https://{server}",
+            "blob_url": self._blob_url("" if away else trouble), **more,
         })  # fmt: skip
 
     def connect(self, trouble: Trouble | None = None, **more: Any) -> AzurePlatform:

@@ -25,6 +25,7 @@ class FileRig:
         "wrong-credentials": "a directory asks for none",
         "full-storage": "its copy goes through kubekiln.files, where a full disk is tested",
         "cut": "there is no connection",
+        "away": "there is no connection",
         "server-error": "there is no server",
         "console": "who boots from it isn't known",
     }

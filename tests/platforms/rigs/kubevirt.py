@@ -77,6 +77,7 @@ class KubeVirtRig:
             "cut": {"context": "cut", "upload_proxy": self.proxy_url("cut")},
             "server-error": {"context": "error", "upload_proxy": self.proxy_url("error")},
             "wrong-credentials": {"context": "wrong"},
+            "away": {"context": "error"},
         }.get(trouble or "", {})
         return self.platform(**more)
 

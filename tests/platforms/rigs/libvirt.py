@@ -111,15 +111,16 @@ class LibvirtRig:
             None: dict,
             "wrong-credentials": lambda: {"uri": self._uri_with_password},
             "full-storage": lambda: {"pool": "small"},
+            "away": lambda: {"uri": self.uri(self.door("cut", cut_after=1).path)},
             "cut": lambda: {"uri": self.uri(self.door("cut").path)},
         }
         return LibvirtPlatform(self.settings(**changed[trouble]()))
 
-    def door(self, mode: str) -> UnixDoor:
+    def door(self, mode: str, **more: Any) -> UnixDoor:
         """Open another way to the daemon."""
         path = self.directory / f"door-{len(list(self.directory.glob('door-*')))}"
         return self._stack.enter_context(
-            UnixDoor(path=path, to_path=self._socket, mode=mode).opened()
+            UnixDoor(path=path, to_path=self._socket, mode=mode, **more).opened()
         )
 
     def disk_sha256(self, image: RemoteImage, scratch: Path) -> str:

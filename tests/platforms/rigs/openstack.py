@@ -20,7 +20,7 @@ from tests.platforms.rigs.jsonserver import served
 from tests.platforms.rigs.keystone import USER_PASSWORD, prepare, running
 from tests.platforms.rigs.neutron import Neutron
 from tests.platforms.rigs.nova import Nova
-from tests.platforms.rigs.rig import Trouble
+from tests.platforms.rigs.rig import NOBODY, Trouble
 from tests.support.disks import raw_sha256
 from tests.support.faults import Door
 
@@ -68,6 +68,7 @@ class OpenStackRig:
                 "full-storage": self._cloud(image=self.services.small_image_port),
                 "cut": self._cloud(image=cut.port, compute=compute["cut"]),
                 "server-error": self._cloud(image=error.port, compute=compute["server-error"]),
+                "away": self._cloud(auth_url=f"http://{NOBODY}/v3"),
                 "door": self._cloud(image=self.door.port),
             }}))  # fmt: skip
             config.chmod(0o600)
@@ -82,10 +83,11 @@ class OpenStackRig:
         self._stack.close()
 
     def _cloud(
-        self, *, password: str = USER_PASSWORD, image: int | None = None, compute: int | None = None
-    ) -> dict[str, Any]:
+        self, *, password: str = USER_PASSWORD, image: int | None = None,
+        compute: int | None = None, auth_url: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
         auth = {
-            "auth_url": self.services.auth_url, "username": "lab", "password": password,
+            "auth_url": auth_url or self.services.auth_url, "username": "lab", "password": password,
             "project_name": "lab", "user_domain_id": "default", "project_domain_id": "default",
         }  # fmt: skip
         cloud: dict[str, Any] = {"auth": auth, "region_name": "one"}

@@ -20,7 +20,7 @@ from pipeline.targets.platform import FormatName, Instance, RemoteImage
 from pipeline.targets.proxmox import ProxmoxPlatform, Settings
 from tests.platforms.fakes.pve import Pve, Storage
 from tests.platforms.fakes.pve_server import TOKEN, PveServer
-from tests.platforms.rigs.rig import Trouble
+from tests.platforms.rigs.rig import NOBODY, Trouble
 from tests.support.disks import raw_sha256
 from tests.support.servers import serving
 from tests.support.tls import make_certificate
@@ -57,8 +57,9 @@ class ProxmoxRig:
 
     def settings(self, trouble: str = "", **more: Any) -> Settings:
         """Write what a user's file would say."""
+        server = NOBODY if trouble == "away" else f"127.0.0.1:{self._port(trouble)}"
         return Settings.model_validate({
-            "type": "proxmox", "endpoint": f"https://127.0.0.1:{self._port(trouble)}",
+            "type": "proxmox", "endpoint": f"https://{server}",
             "ca_file": self._certificate.cert, "nodes": ["pve1"],
             "image_storage": "tiny" if trouble == "full-storage" else "local",
             "disk_storage": "local-lvm", **more,

@@ -9,7 +9,10 @@ from typing import Literal, Protocol
 
 from pipeline.targets.platform import FormatName, Instance, Platform, RemoteImage
 
-Trouble = Literal["wrong-credentials", "full-storage", "cut", "server-error"]
+Trouble = Literal["wrong-credentials", "full-storage", "cut", "server-error", "away"]
+
+NOBODY = "127.0.0.1:1"
+"""Where nobody listens."""
 
 
 class Rig(Protocol):
@@ -34,7 +37,8 @@ class Rig(Protocol):
 
         With trouble: with credentials that are refused; on a server whose storage has less room
         than an image needs; whose connections break in the middle of an upload, or the making of
-        a machine; that answers with its own error (HTTP 500 or 503).
+        a machine; that answers with its own error (HTTP 500 or 503); to which no connection comes
+        about.
         """
 
     def disk_sha256(self, image: RemoteImage, scratch: Path) -> str:

@@ -27,7 +27,7 @@ from pipeline.targets.platform import FormatName, Instance, RemoteImage
 from pipeline.targets.vsphere import Settings, VSpherePlatform
 from pipeline.targets.vsphere_access import Access
 from pipeline.targets.vsphere_session import Session, session
-from tests.platforms.rigs.rig import Trouble
+from tests.platforms.rigs.rig import NOBODY, Trouble
 from tests.support.disks import raw_sha256
 from tests.support.gobuild import go_server
 
@@ -38,6 +38,7 @@ TROUBLES: Mapping[Trouble, Mapping[str, str]] = {
     "full-storage": {"ImportVApp": "full"},
     "cut": {"upload": "cut", "CloneVM_Task": "cut"},
     "server-error": {"upload": "busy", "ReconfigVM_Task": "busy"},
+    "away": {},
 }
 
 
@@ -114,6 +115,8 @@ class VSphereRig:
         environment = self.environment
         if trouble == "wrong-credentials":
             environment["VSPHERE_PASSWORD"] = "wrong-secret"
+        if trouble == "away":
+            environment["VSPHERE_SERVER"] = NOBODY
         return VSpherePlatform(self.settings(**changes), environment)
 
     def make_trouble(self, troubles: Mapping[str, str]) -> None:
