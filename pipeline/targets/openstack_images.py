@@ -43,6 +43,13 @@ _PATCH = "application/openstack-images-v2.1-json-patch"
 # Glance's lock of an image: the task that imports it (glance, spec "import-multi-stores").
 _IMPORT_RUNS = "os_glance_import_task"
 _FAILED = frozenset({"killed", "deleted", "pending_delete", "queued"})
+FIXED_HARDWARE: Mapping[str, str] = {
+    # Also for the config drive, a CD: Nova's default on q35 is SATA, for which Debian 12's cloud
+    # kernel has no driver.
+    "hw_scsi_model": "virtio-scsi",
+    "hw_cdrom_bus": "scsi",
+}
+"""What every machine of our images needs, whatever the target says."""
 
 
 class Images:
@@ -209,10 +216,7 @@ def properties(image: DiskImage, settings: Settings) -> dict[str, object]:
 def _hardware(wanted: Hardware) -> dict[str, str]:
     given = {
         "hw_disk_bus": wanted.disk_bus,
-        # Also for the config drive, a CD: Nova's default on q35 is SATA, for which Debian 12's
-        # cloud kernel has no driver.
-        "hw_scsi_model": "virtio-scsi",
-        "hw_cdrom_bus": "scsi",
+        **FIXED_HARDWARE,
         "hw_vif_model": wanted.vif_model,
         "hw_rng_model": "virtio" if wanted.rng else None,
         "hw_firmware_type": wanted.firmware,

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import stat
 from dataclasses import replace
@@ -26,6 +27,7 @@ from kubekiln.operations import exportansible, exportclusterapi, exportterraform
 from kubekiln.operations.export import Shipment, shipment_of
 from kubekiln.operations.exportclusterapi import Site, write_cluster_api
 from kubekiln.operations.exportfiles import Output, open_output
+from pipeline.targets.openstack_images import FIXED_HARDWARE
 from pipeline.targets.platform import DiskImage, InstanceSpec
 from tests.support.clusters import make_project
 
@@ -351,3 +353,33 @@ def test_a_cluster_that_expects_its_user_data_elsewhere_is_refused(tmp_path: Pat
         shipment_of(project, "solo", "qcow2", datasource="openstack", who="provider openstack")
 
     assert "datasource: openstack" in str(raised.value.problems[0].hint)
+
+
+def test_libvirt_is_given_disks_as_files(shipment: Shipment, tmp_path: Path) -> None:
+    exportterraform.write_terraform(open_output(tmp_path / "out"), shipment, "libvirt")
+
+    module = (tmp_path / "out/main.tf").read_text()
+    sources = re.findall(r"\bsource = \{\s*(\w+) = \{\s*(\w+) += (\S+)", module)
+
+    # AppArmor's helper sees what is below a layer only of a file, not of a pool's volume.
+    disks = [(kind, key, path) for kind, key, path in sources if kind != "bridge"]
+    assert disks == [
+        ("file", "file", "libvirt_volume.root[each.key].path"),
+        ("file", "file", "volume.path"),
+        ("file", "file", "libvirt_volume.seed[each.key].path"),
+    ]
+
+
+def test_an_image_gets_the_drives_on_openstack_that_its_kernel_sees(
+    shipment: Shipment, tmp_path: Path
+) -> None:
+    exportterraform.write_terraform(open_output(tmp_path / "tofu"), shipment, "openstack")
+    exportansible.write_ansible(open_output(tmp_path / "ansible"), shipment, "openstack")
+
+    module = (tmp_path / "tofu/main.tf").read_text()
+    plays = yaml.safe_load((tmp_path / "ansible/boot.yaml").read_text())
+    (image,) = (task["openstack.cloud.image"] for task in plays[0]["tasks"]
+                if "openstack.cloud.image" in task)  # fmt: skip
+
+    assert FIXED_HARDWARE.items() <= dict(re.findall(r'(\w+) += "([^"]+)"', module)).items()
+    assert FIXED_HARDWARE.items() <= image["properties"].items()

@@ -134,13 +134,14 @@ resource "libvirt_domain" "node" {
       }
     ]
 
+    # By path, not as volume of a pool: AppArmor's profile lets QEMU open the image below a layer
+    # only if the layer is a file.
     disks = concat(
       [
         {
           source = {
-            volume = {
-              pool   = libvirt_volume.root[each.key].pool
-              volume = libvirt_volume.root[each.key].name
+            file = {
+              file = libvirt_volume.root[each.key].path
             }
           }
           target = {
@@ -155,9 +156,8 @@ resource "libvirt_domain" "node" {
       [
         for name, volume in libvirt_volume.etcd : {
           source = {
-            volume = {
-              pool   = volume.pool
-              volume = volume.name
+            file = {
+              file = volume.path
             }
           }
           target = {
@@ -173,9 +173,8 @@ resource "libvirt_domain" "node" {
         {
           device = "cdrom"
           source = {
-            volume = {
-              pool   = libvirt_volume.seed[each.key].pool
-              volume = libvirt_volume.seed[each.key].name
+            file = {
+              file = libvirt_volume.seed[each.key].path
             }
           }
           target = {

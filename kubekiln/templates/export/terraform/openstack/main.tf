@@ -22,7 +22,11 @@ resource "openstack_images_image_v2" "image" {
   min_disk_gb      = ceil(var.image_virtual_size_bytes / 1024 / 1024 / 1024)
 
   properties = {
-    hw_disk_bus      = "virtio"
+    hw_disk_bus = "virtio"
+    # For the config drive, a CD: Debian 12's cloud kernel has no driver for SATA, Nova's default on
+    # q35.
+    hw_scsi_model    = "virtio-scsi"
+    hw_cdrom_bus     = "scsi"
     hw_vif_model     = "virtio"
     hw_rng_model     = "virtio"
     os_distro        = "debian"
