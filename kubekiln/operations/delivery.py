@@ -16,6 +16,7 @@ from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import locked
 from kubekiln.operations.inventory import one_of_each, refuse_changed
 from kubekiln.operations.journal import Entry, Journal
+from kubekiln.operations.lonedisks import refuse_lone_disks
 from kubekiln.operations.retrying import Patience
 from kubekiln.paths import Project
 from kubekiln.progress import say, step, transfer
@@ -92,6 +93,7 @@ class Delivery:
         with self._alone(cluster) as journal:
             there = one_of_each(self.instances(cluster))
             refuse_changed(specs, there, self.name)
+            refuse_lone_disks((there[s.node] for s in specs if s.node in there), self.name)
             unheard = {entry.node for entry in journal.unfinished()}
             makers = [
                 (s.node, _maker(self, s, image, there.get(s.node), journal, s.node in unheard))
@@ -188,6 +190,7 @@ def _make(
             i for i in to.platform.list_instances(spec.cluster) if i.node == spec.node
         ).get(spec.node)
     if there is not None and there.state == "failed":
+        refuse_lone_disks([there], to.name)
         to.platform.delete(there)
         there = None
     if there is None or (there.state == "starting" and not _is_stopped(found)):

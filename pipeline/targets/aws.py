@@ -8,18 +8,17 @@ errors   of AWS and its SDK                                           aws_calls
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.aws_calls import Api, AwsBusyError, AwsError, Connection
-from pipeline.targets.aws_images import Images, by_tags, tags_of
+from pipeline.targets.aws_images import Images, by_tags
 from pipeline.targets.aws_lookups import find_begun, find_network, unknown_type
 from pipeline.targets.aws_machines import (
     CLUSTER_TAG,
     NODE_TAG,
-    PAYLOAD_TAG,
     STATES,
     Network,
     addresses_of,
@@ -29,6 +28,7 @@ from pipeline.targets.aws_machines import (
     refusals,
     run_request,
 )
+from pipeline.targets.aws_remains import of_each_node, remains, remover
 from pipeline.targets.aws_settings import Settings
 from pipeline.targets.platform import (
     Advance,
@@ -114,7 +114,7 @@ class AwsPlatform:
         check = self._settings.source_dest_check
         found = [instance_of(i, wants_check=check) for r in reservations for i in r["Instances"]]
         there = {(instance.cluster, instance.node) for instance in found}
-        rest = {(i.cluster, i.node): i for i in self._remains(wanted)}
+        rest = of_each_node(remains(self._ec2, wanted))
         return [*found, *(rest[key] for key in sorted(rest.keys() - there))]
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
@@ -184,9 +184,9 @@ class AwsPlatform:
                     raise
             return
         wanted = by_tags({CLUSTER_TAG: instance.cluster, NODE_TAG: instance.node})
-        for left in self._remains(wanted):
-            action, argument = next(v for k, v in _REMOVERS.items() if left.id.startswith(k))
-            self._gone_is_fine(action, **{argument: left.id})
+        for left in remains(self._ec2, wanted):
+            action, arguments = remover(left)
+            self._gone_is_fine(action, **arguments)
 
     def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         for generation in range(_GENERATIONS):
@@ -216,18 +216,6 @@ class AwsPlatform:
         reason = reservation["Instances"][0].get("StateReason", {})
         return str(reason.get("Message", "no reason given"))
 
-    def _remains(self, wanted: list[dict[str, Any]]) -> Iterator[Instance]:
-        """Find volumes and cards that lost their machine; usually they go with it."""
-        filters = [*wanted, {"Name": "status", "Values": ["available"]}]
-        for action, key, name in _REMAINS:
-            for item in self._ec2.pages(action, key, Filters=filters):
-                tags = tags_of(item)
-                yield Instance(
-                    id=str(item[name]), cluster=tags[CLUSTER_TAG], node=tags[NODE_TAG],
-                    payload=tags.get(PAYLOAD_TAG, ""), state="failed",
-                    detail="left by a machine that is gone",
-                )  # fmt: skip
-
     def _gone_is_fine(self, action: str, **arguments: Any) -> None:
         try:
             self._ec2(action, **arguments)
@@ -244,17 +232,6 @@ class AwsPlatform:
     @cached_property
     def _network(self) -> Network:
         return find_network(self._ec2, self._settings)
-
-
-# Beginning of an id → what removes such a thing, and its argument.
-_REMOVERS = {
-    "vol-": ("delete_volume", "VolumeId"),
-    "eni-": ("delete_network_interface", "NetworkInterfaceId"),
-}
-_REMAINS = (
-    ("describe_volumes", "Volumes", "VolumeId"),
-    ("describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId"),
-)
 
 
 def connect(settings: Settings) -> AwsPlatform:

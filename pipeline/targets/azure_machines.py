@@ -263,6 +263,8 @@ def _instance(
             "nics": " ".join(_names(nics)),
             "disks": " ".join(_names(disks)),
         },
+        # Tagged when their machine was made: they were in use.
+        lone_disks=tuple(_names(d for d in disks if not d.get("managedBy"))),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from kubekiln.errors import KubekilnError
 from pipeline.targets.libvirt_connection import libvirt_module, none_if, undo_if_not
 from pipeline.targets.libvirt_domain import TAGS, tags_of
-from pipeline.targets.libvirt_volumes import drop_volume, volume_names
+from pipeline.targets.libvirt_volumes import drop_volume, find_volume, is_blank, volume_names
 from pipeline.targets.platform import Instance, InstanceSpec, InstanceState
 
 DISK, ETCD_DISK, SEED, CONSOLE = "disk.qcow2", "etcd.qcow2", "seed.iso", "console.log"
@@ -67,9 +67,17 @@ def half_made(pool: Any) -> list[Instance]:
     """List machines by the volumes that are there for them."""
     found = {(m[1], m[2]) for m in map(_OURS.fullmatch, volume_names(pool)) if m}
     return [
-        Instance(f"{cluster}-{node}", cluster, node, "", "failed", detail="half made")
+        Instance(f"{cluster}-{node}", cluster, node, "", "failed", detail="half made",
+                 lone_disks=_written(pool, cluster, node))
         for cluster, node in sorted(found)
-    ]
+    ]  # fmt: skip
+
+
+def _written(pool: Any, cluster: str, node: str) -> tuple[str, ...]:
+    """Name a machine's disk of etcd if anything was ever written to it."""
+    name = volume_prefix(cluster, node) + ETCD_DISK
+    volume = find_volume(pool, name)
+    return (name,) if volume is not None and not is_blank(volume) else ()
 
 
 def find_domain(connection: Any, cluster: str, node: str, name: str | None = None) -> Any:

@@ -25,6 +25,8 @@ POOLS_OF_FILES = ("dir", "fs", "netfs")
 _CHUNK = 1 << 20
 _ZEROS = bytes(1 << 20)
 _IS_HOLE = -3
+# A qcow2 without data is four clusters of 64 KiB: header, reference counts and table, first table.
+_BLANK = 4 << 16
 
 
 def refresh(pool: Any) -> None:
@@ -73,6 +75,14 @@ def make_layer(pool: Any, name: str, *, on: Any, size: int) -> Any:
 def make_disk(pool: Any, name: str, *, size: int) -> Any:
     """Make an empty disk, whose file grows with what is written."""
     return pool.createXML(_xml(name, size, form="qcow2"), 0)
+
+
+def is_blank(volume: Any) -> bool:
+    """Tell of a qcow2 disk of `make_disk` whether it is as it was made.
+
+    What is written first takes a cluster for itself and one for the table that names it.
+    """
+    return size_of(volume) <= _BLANK
 
 
 def base_of(volume: Any) -> str | None:

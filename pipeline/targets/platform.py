@@ -160,6 +160,9 @@ class Instance:
     """What the platform says of it beside its state."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """What the platform needs to know of it again."""
+    lone_disks: tuple[str, ...] = ()
+    """Disks of its that are attached to nothing, and that a machine may have written to: for these
+    `boot` doesn't make it anew, though it is `failed`."""
 
 
 def cannot_forget(instance: Instance, why: str) -> KubekilnError:

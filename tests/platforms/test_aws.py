@@ -324,6 +324,36 @@ def test_what_a_machine_left_is_found_and_removed(
     assert platform.list_instances() == []
 
 
+def test_a_volume_that_was_detached_stays_until_destroy(
+    rig: AwsRig, image: DiskImage, tmp_path: Path
+) -> None:
+    ec2, to = rig.admin("ec2"), Delivery("cloud", rig.connect(), Project(tmp_path), 1, quick())
+    spec, ami = replace(make_spec(tmp_path, "lab-1"), etcd_disk_gib=2), to.upload(image)
+    (made,) = to.boot([spec], ami)
+    of_etcd = [{"Name": "size", "Values": ["2"]}]
+    (volume,) = (v["VolumeId"] for v in ec2.describe_volumes(Filters=of_etcd)["Volumes"])
+    ec2.detach_volume(VolumeId=volume, InstanceId=made.id)
+    rig.connect().delete(made)
+    # A card that is left as well.
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    tags = [{"Key": key, "Value": value} for key, value in spec.tags.items()]
+    card = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    ec2.create_tags(Resources=[card], Tags=tags)
+
+    with pytest.raises(KubekilnError, match=f"of lab-1 only a disk is left.*: {volume}"):
+        to.boot([spec], ami)
+
+    assert [v["VolumeId"] for v in ec2.describe_volumes(VolumeIds=[volume])["Volumes"]] == [volume]
+    # As docs/etcd-disk.md says how to keep it.
+    ec2.delete_tags(Resources=[volume], Tags=[{"Key": key} for key in spec.tags])
+    to.boot([spec], ami)
+    to.destroy("lab")
+    assert ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
+    ec2.create_tags(Resources=[volume], Tags=tags)
+    assert to.destroy("lab") == ["lab-1"]
+    assert ec2.describe_volumes(Filters=of_etcd)["Volumes"] == []
+
+
 def test_a_machine_that_ends_at_once_is_an_error_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

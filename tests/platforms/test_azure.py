@@ -309,6 +309,30 @@ def test_a_card_without_a_machine_is_found_and_removed(
     assert rig.leftovers() == before
 
 
+def test_a_disk_that_was_detached_stays_until_destroy(
+    rig: AzureRig, image: DiskImage, spec: InstanceSpec, tmp_path: Path
+) -> None:
+    to = Delivery("cloud", rig.connect(), Project(tmp_path), 1)
+    wanted, uploaded = replace(spec, etcd_disk_gib=2), to.upload(image)
+    before = rig.leftovers()
+    (made,) = to.boot([wanted], uploaded)
+    machine = rig.arm.get(made.id)["properties"]["storageProfile"]
+    machine["dataDisks"].clear()
+    of_etcd = f"{before_disks(made.id)}lab-lab-1-etcd"
+    rig.arm.resources[of_etcd].pop("managedBy")
+    nic = made.id.replace("Compute/virtualMachines", "Network/networkInterfaces") + "-nic"
+    machines, disks, nics = (rig.arm.resources.pop(made.id.lower()), rig.arm.resources.pop(
+        f"{before_disks(made.id)}lab-lab-1-os"), rig.arm.resources.pop(nic.lower()))  # fmt: skip
+    assert machines and disks and nics
+
+    with pytest.raises(KubekilnError, match="of lab-1 only a disk is left.*: lab-lab-1-etcd"):
+        to.boot([wanted], uploaded)
+
+    assert of_etcd in rig.arm.resources
+    assert to.destroy("lab") == ["lab-1"]
+    assert rig.leftovers() == before
+
+
 def before_disks(machine_id: str) -> str:
     return machine_id.lower().replace("virtualmachines/lab-lab-1", "disks/")
 

@@ -14,6 +14,8 @@ import pytest
 
 from kubekiln.errors import IntegrityError, KubekilnError
 from kubekiln.files import sha256_file
+from kubekiln.operations.delivery import Delivery
+from kubekiln.paths import Project
 from kubekiln.process import Command, run
 from pipeline.targets import libvirt_connection, libvirt_images
 from pipeline.targets.libvirt import LibvirtPlatform
@@ -248,6 +250,32 @@ def test_volumes_without_their_domain_are_a_half_made_machine(
     assert (half.cluster, half.node, half.state) == ("lab", "lab-1", "failed")
     platform.delete(half)
     assert platform.list_instances() == []
+
+
+def test_the_databases_disk_stays_until_destroy_if_it_was_written_to(
+    daemon: LibvirtRig, image: RemoteImage, spec: InstanceSpec, tmp_path: Path
+) -> None:
+    to = Delivery("here", daemon.connect(), Project(tmp_path), 1)
+    wanted = replace(spec, etcd_disk_gib=2)
+    of_etcd = daemon.pool_dir / "kubekiln_lab_lab-1_etcd.qcow2"
+
+    def without_its_domain() -> None:
+        to.boot([wanted], image)
+        with daemon.link.asked("take the domain away") as connection:
+            domain = connection.lookupByName("lab-lab-1")
+            domain.destroy()
+            domain.undefine()
+
+    without_its_domain()
+    without_its_domain()  # the machine wrote nothing: it is made anew
+    run(Command(["qemu-io", "-c", "write 0 4k", of_etcd]))
+
+    with pytest.raises(KubekilnError, match=f"of lab-1 only a disk is left.*: {of_etcd.name}"):
+        to.boot([wanted], image)
+
+    assert of_etcd.is_file()
+    assert to.destroy("lab") == ["lab-1"]
+    assert not of_etcd.exists()
 
 
 def test_a_domain_that_is_not_ours_is_neither_listed_nor_touched(

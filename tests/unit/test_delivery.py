@@ -119,6 +119,41 @@ def test_a_half_made_machine_is_made_anew_and_a_stopped_one_is_started(tmp_path:
     }  # fmt: skip
 
 
+def test_a_disk_that_was_in_use_is_removed_by_destroy_alone(tmp_path: Path) -> None:
+    platform = SimulatedPlatform()
+    to = delivery(tmp_path, platform)
+    left = Instance("vol-1", "lab", "lab-0", "p1", "failed", lone_disks=("vol-1",))
+    platform.machines = {left.id: left}
+
+    with pytest.raises(KubekilnError, match="of lab-0 only a disk is left.*: vol-1") as raised:
+        to.boot(specs(tmp_path, 2), IMAGE)
+
+    hint = str(raised.value.problems[0].hint)
+    assert "kubekiln destroy --target cloud --cluster lab lab-0" in hint
+    assert "docs/etcd-disk.md" in hint
+    assert (platform.machines, platform.made) == ({"vol-1": left}, [])
+    assert to.destroy("lab", ["lab-0"]) == ["lab-0"]
+    to.boot(specs(tmp_path, 2), IMAGE)
+    assert sorted(platform.made) == ["lab-0", "lab-1"]
+
+
+def test_a_disk_that_is_alone_only_once_its_machine_is_gone_stays_too(tmp_path: Path) -> None:
+    class EndingPlatform(SimulatedPlatform):
+        def delete(self, instance: Instance) -> None:
+            super().delete(instance)
+            self.machines["vol-1"] = replace(instance, id="vol-1", lone_disks=("vol-1",))
+            raise TransientError("the connection was cut")
+
+    platform = EndingPlatform()
+    ending = Instance("i-1", "lab", "lab-0", "p1", "failed", detail="shutting-down")
+    platform.machines = {ending.id: ending}
+
+    with pytest.raises(KubekilnError, match="of lab-0 only a disk is left"):
+        delivery(tmp_path, platform).boot(specs(tmp_path, 1), IMAGE)
+
+    assert (list(platform.machines), platform.made) == (["vol-1"], [])
+
+
 def test_one_that_fails_stops_no_other_and_all_failures_are_said(tmp_path: Path) -> None:
     broken = {"lab-1": "no host has 64 CPUs", "lab-3": "quota of addresses exceeded"}
     platform = SimulatedPlatform(broken=broken)

@@ -177,6 +177,7 @@ def test_parts_without_a_machine_are_a_failed_machine() -> None:
 
     assert (found.cluster, found.node, found.state) == ("lab", "lab-1", "failed")
     assert found.extra == {"nics": "lab-lab-1-nic", "disks": "d"}
+    assert found.lone_disks == ("d",)
     assert instances_of([resource("m")], [], [], "another") == []
 
 
