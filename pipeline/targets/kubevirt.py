@@ -68,7 +68,7 @@ class KubeVirtPlatform:
 
     def find_image(self, image: DiskImage) -> RemoteImage | None:
         """Look for the volume that succeeded and bears the image's digests."""
-        found = self._api.get(VOLUME, image.remote_name)
+        found = self._api.get(VOLUME, objects.volume_name(image))
         return self._remote(image) if found and objects.is_whole(found, image) else None
 
     def upload(self, image: DiskImage, advance: Advance) -> RemoteImage:
@@ -87,7 +87,7 @@ class KubeVirtPlatform:
             with contextlib.suppress(KubekilnError):
                 self._discard(image)
             raise
-        self._api.patch(VOLUME, image.remote_name, objects.whole(image))
+        self._api.patch(VOLUME, objects.volume_name(image), objects.whole(image))
         return self._remote(image)
 
     def delete_image(self, image: RemoteImage) -> None:
@@ -116,13 +116,14 @@ class KubeVirtPlatform:
         self._api.patch(MACHINE, _name(instance), objects.powered_on())
 
     def read_console(self, instance: Instance) -> str | None:
-        """Give what the newest pod of the machine logged of its serial console."""
+        """Give what the machine's pods logged of its serial console, the oldest first.
+
+        After a live migration the guest, which goes on, is in another pod.
+        """
         selector = f"kubevirt.io=virt-launcher,{objects.CLUSTER}={instance.cluster}"
         pods = self._api.list(POD, f"{selector},{objects.NODE}={instance.node}")
-        newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
-        if newest is None:
-            return ""
-        return self._api.pod_log(newest["metadata"]["name"], _CONSOLE) or ""
+        names = [pod["metadata"]["name"] for pod in sorted(pods, key=_age)]
+        return "".join(self._api.pod_log(name, _CONSOLE) or "" for name in names)
 
     def forget_user_data(self, instance: Instance) -> None:
         """Have the machine start without its secret from now on, and remove that."""
@@ -140,13 +141,13 @@ class KubeVirtPlatform:
 
     def _discard(self, image: DiskImage) -> None:
         """Free the space of an upload that can't succeed."""
-        there = self._api.get(VOLUME, image.remote_name)
+        there = self._api.get(VOLUME, objects.volume_name(image))
         if there and objects.is_of_ours(there, image):
-            self._delete(VOLUME, image.remote_name)
+            self._delete(VOLUME, objects.volume_name(image))
 
     def _open_volume(self, image: DiskImage) -> int:
         """Have a volume that takes an upload; gives how often its server was started again."""
-        name = image.remote_name
+        name = objects.volume_name(image)
         there = self._api.get(VOLUME, name)
         if there and not objects.is_of_ours(there, image):
             hint = "it bears no label of ours: rename it, or remove it by hand"
@@ -169,7 +170,7 @@ class KubeVirtPlatform:
 
     def _wait_written(self, image: DiskImage, restarts: int) -> None:
         """Wait until CDI has written what was sent; its server starts again if it couldn't."""
-        name = image.remote_name
+        name = objects.volume_name(image)
 
         def is_over(found: Object | None) -> bool:
             phase = objects.phase_of(found) if found else "Failed"
@@ -183,7 +184,7 @@ class KubeVirtPlatform:
             )
 
     def _token(self, image: DiskImage) -> Secret:
-        name = image.remote_name
+        name = objects.volume_name(image)
         request = {"apiVersion": f"{TOKEN.group}/{TOKEN.version}", "kind": TOKEN.kind,
                    "metadata": {"name": name}, "spec": {"pvcName": name}}  # fmt: skip
         answer = self._api.create(TOKEN, request)
@@ -217,7 +218,8 @@ class KubeVirtPlatform:
         self._api.delete(kind, name, timeout_s=self._settings.wait_s)
 
     def _remote(self, image: DiskImage) -> RemoteImage:
-        return RemoteImage(f"{self._api.namespace}/{image.remote_name}", image.remote_name)
+        name = objects.volume_name(image)
+        return RemoteImage(f"{self._api.namespace}/{name}", name)
 
     def _proxy(self) -> UploadProxy:
         url = self._settings.upload_proxy
@@ -271,6 +273,11 @@ def connect(settings: Settings) -> KubeVirtPlatform:
 
 def _name(instance: Instance) -> str:
     return instance.id.rpartition("/")[2]
+
+
+def _age(pod: Object) -> tuple[str, str]:
+    about = pod["metadata"]
+    return str(about["creationTimestamp"]), str(about["name"])
 
 
 def _takes_upload(found: Object | None) -> bool:

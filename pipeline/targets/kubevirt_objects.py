@@ -38,6 +38,7 @@ _ROLE, _MADE, _ADDRESSES = (f"{TAG_PREFIX}-{what}" for what in ("role", "made", 
 
 # A label takes 63 characters; the whole digest is an annotation.
 _LABEL_DIGITS = 32
+_NAME_DIGITS = 8
 # The name is that of the guest's serial console and of labels: RFC 1123, at most 63 characters.
 _LONGEST_NAME = 63
 # https://kubernetes.io/docs/concepts/configuration/secret/: 1 MiB of data.
@@ -52,13 +53,18 @@ _STATES: Mapping[str, InstanceState] = {
 # or drained. `failed` is removed by `boot`, which a machine with a disk must not be unasked.
 
 
+def volume_name(image: DiskImage) -> str:
+    """Name the volume of an image's file: another format of the image has one of its own."""
+    return f"{image.remote_name}-{image.sha256[:_NAME_DIGITS]}"
+
+
 def image_volume(settings: Settings, image: DiskImage) -> Object:
     """Describe the volume that an image is uploaded to; it doesn't count as whole yet."""
     return {
         "apiVersion": f"{VOLUME.group}/{VOLUME.version}",
         "kind": VOLUME.kind,
         "metadata": {
-            "name": image.remote_name,
+            "name": volume_name(image),
             "labels": {IMAGE: image.digest[:_LABEL_DIGITS]},
             "annotations": {
                 # Nobody consumes an image, so nothing else would bind its volume.

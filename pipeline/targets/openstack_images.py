@@ -6,7 +6,8 @@
     Glance's hash is ours          kubekiln-verified: sha512:…          found from now on
 
 An image of ours without that last property, or with another hash than it says, is what an upload
-left that was cut off: never found, and removed by the next upload of the same content.
+left that was cut off: never found, and removed by the next upload of the same file or format. One
+of another format is another target's, whole or on its way.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Images:
         check_format(image)
         with asking(f"remove what is left of an earlier upload of {image.remote_name}"):
             for left in self._ours(image):
-                if not _is_whole(left, image):
+                if _is_leftover(left, image):
                     self._client.image.delete_image(left.id)
         with asking(f"make image {image.remote_name}"):
             made = Image.new(**properties(image, self._settings)).create(self._client.image)
@@ -233,6 +234,13 @@ def _is_whole(found: Image, image: DiskImage) -> bool:
         and _property(found, _SHA256) == image.sha256
         and _property(found, _VERIFIED) in theirs
     )
+
+
+def _is_leftover(found: Image, image: DiskImage) -> bool:
+    """Tell whether an image of this content is in the way of this file's, and nobody's."""
+    if _property(found, _SHA256) == image.sha256:
+        return not _is_whole(found, image)
+    return found.disk_format == image.format and _property(found, _VERIFIED) is None
 
 
 def is_stored(found: Image) -> bool:

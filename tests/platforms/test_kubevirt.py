@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kubekiln.errors import IntegrityError, KubekilnError
+from pipeline.targets.kubevirt_objects import volume_name
 from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, TransientError
 from tests.platforms.conftest import make_spec
 from tests.platforms.rigs.kubevirt import KubeVirtRig
@@ -64,7 +65,7 @@ def test_nothing_of_what_we_send_is_unknown_to_kubevirt(
     until(lambda: rig.plane.request("GET", f"{VOLUMES}/lab-lab-1"), what="its volume",
           timeout_s=60)  # fmt: skip
     clone = rig.plane.request("GET", f"{VOLUMES}/lab-lab-1")["spec"]
-    assert clone["source"]["pvc"] == {"name": images[0].remote_name, "namespace": NAMESPACE}
+    assert clone["source"]["pvc"] == {"name": volume_name(images[0]), "namespace": NAMESPACE}
     assert clone["storage"]["storageClassName"] == "fast"
 
 
@@ -105,11 +106,11 @@ def test_an_upload_that_was_cut_goes_on_in_the_same_volume(
     image = images[0]
     with pytest.raises(TransientError):
         rig.platform(upload_proxy=rig.proxy_url("cut")).upload(image, ignore)
-    before = rig.plane.request("GET", f"{VOLUMES}/{image.remote_name}")["metadata"]["uid"]
+    before = rig.plane.request("GET", f"{VOLUMES}/{volume_name(image)}")["metadata"]["uid"]
 
     rig.connect().upload(image, ignore)
 
-    after = rig.plane.request("GET", f"{VOLUMES}/{image.remote_name}")["metadata"]["uid"]
+    after = rig.plane.request("GET", f"{VOLUMES}/{volume_name(image)}")["metadata"]["uid"]
     assert before == after
 
 
@@ -130,18 +131,31 @@ def test_what_somebody_else_brought_there_meanwhile_is_kept(
 ) -> None:
     platform = rig.connect()
     first = platform.upload(images[0], ignore)
-    path = f"{VOLUMES}/{images[0].remote_name}"
+    path = f"{VOLUMES}/{volume_name(images[0])}"
     before = rig.plane.request("GET", path)["metadata"]["uid"]
 
     assert platform.upload(images[0], ignore) == first
     assert rig.plane.request("GET", path)["metadata"]["uid"] == before
 
 
+def test_two_formats_of_one_image_are_two(rig: KubeVirtRig, images: Images, tmp_path: Path) -> None:
+    raw = replace(make_image(tmp_path, "raw"), name=images[0].name, digest=images[0].digest)
+    platform, other = rig.connect(), rig.platform(format="raw")
+
+    first, second = platform.upload(images[0], ignore), other.upload(raw, ignore)
+
+    assert first.id != second.id
+    assert platform.find_image(images[0]) == first
+    assert other.find_image(raw) == second
+    other.delete_image(second)
+    assert platform.find_image(images[0]) == first
+
+
 def test_a_volume_that_nobody_vouched_for_is_written_anew(rig: KubeVirtRig, images: Images) -> None:
     image = images[0]
     platform = rig.connect()
     platform.upload(image, ignore)
-    path = f"{VOLUMES}/{image.remote_name}"
+    path = f"{VOLUMES}/{volume_name(image)}"
     marks = {"kubekiln-image": None, "kubekiln-sha256": None}
     rig.plane.request("PATCH", path, {"metadata": {"annotations": marks}})
     before = rig.plane.request("GET", path)["metadata"]["uid"]
@@ -155,7 +169,7 @@ def test_a_volume_that_nobody_vouched_for_is_written_anew(rig: KubeVirtRig, imag
 def test_what_cdi_takes_and_can_t_write_is_an_error_in_its_words_and_leaves_no_volume(
     rig: KubeVirtRig, images: Images
 ) -> None:
-    rig.world.spoil.add(images[0].remote_name)
+    rig.world.spoil.add(volume_name(images[0]))
 
     with pytest.raises(KubekilnError, match="no space left on device") as raised:
         rig.connect().upload(images[0], ignore)
@@ -174,7 +188,7 @@ def test_a_file_that_is_not_what_was_baked_never_counts(rig: KubeVirtRig, images
 
 
 def test_a_volume_of_somebody_else_is_left_alone(rig: KubeVirtRig, images: Images) -> None:
-    name = images[0].remote_name
+    name = volume_name(images[0])
     about = {"name": name, "namespace": NAMESPACE}
     rig.plane.make({"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume",
                     "metadata": about, "spec": {"source": {"upload": {}}, "storage": {

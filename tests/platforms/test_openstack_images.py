@@ -121,6 +121,27 @@ def test_a_raw_image_stays_raw(cloud: OpenStackRig, images: Images, tmp_path: Pa
     platform.delete_image(remote)
 
 
+def test_two_formats_of_one_image_are_two(
+    cloud: OpenStackRig, images: Images, tmp_path: Path
+) -> None:
+    raw = replace(make_image(tmp_path, "raw"), name=images[0].name, digest=images[0].digest)
+    platform, of_ceph = cloud.connect(), cloud.connect(format="raw")
+    begun = cloud.sdk.image.create_image(
+        allow_duplicates=True, name=raw.remote_name, disk_format="qcow2", container_format="bare",
+        **{"kubekiln-image": raw.digest, "kubekiln-sha256": "0" * 64},
+    )  # fmt: skip
+
+    second = of_ceph.upload(raw, ignore)
+    assert cloud.sdk.image.find_image(begun.id), "another format's may be on its way"
+    first = platform.upload(images[0], ignore)
+
+    assert platform.find_image(images[0]) == first
+    assert of_ceph.find_image(raw) == second
+    assert cloud.sdk.image.find_image(begun.id) is None, "a leftover of this one's format"
+    of_ceph.delete_image(second)
+    assert platform.find_image(images[0]) == first
+
+
 def test_glance_is_not_asked_to_believe_a_wrong_format(cloud: OpenStackRig, images: Images) -> None:
     with pytest.raises(IntegrityError, match="is qcow2, not raw"):
         cloud.connect(format="raw").upload(replace(images[0], format="raw"), ignore)

@@ -26,10 +26,17 @@ from kubekiln.files import sha256_file
 from kubekiln.secret import Secret
 from pipeline.targets import kubevirt_objects as objects
 from pipeline.targets.cdiupload import UploadProxy
+from pipeline.targets.console import parse_console
 from pipeline.targets.kubeapi import KubeApi
 from pipeline.targets.kubeerrors import Exists, Missing, errors_of, refusal
 from pipeline.targets.kubevirt import KubeVirtPlatform, Settings
-from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
+from pipeline.targets.platform import (
+    DiskImage,
+    Instance,
+    InstanceSpec,
+    RemoteImage,
+    TransientError,
+)
 
 IMAGE = RemoteImage("machines/kubekiln-debian-13-abc", "kubekiln-debian-13-abc")
 
@@ -153,6 +160,32 @@ def test_a_volume_counts_only_when_it_succeeded_and_bears_both_digests(tmp_path:
     assert not objects.is_whole({**made, "status": {"phase": "UploadReady"}}, image)
     going = {**made, "metadata": {**made["metadata"], "deletionTimestamp": "now"}}
     assert not objects.is_whole(going, image)
+
+
+def test_a_migrated_machine_s_console_is_that_of_all_its_pods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logs = {
+        "launcher-b": "KUBEKILN phase=activated t=9.0 node=lab-1\r\nlogin: ",
+        "launcher-a": "on",
+    }
+    born = {"launcher-a": "2026-08-02T10:00:00Z", "launcher-b": "2026-08-01T10:00:00Z"}
+
+    class Api:
+        def list(self, _kind: object, _selector: str) -> list[Any]:
+            return [{"metadata": {"name": name, "creationTimestamp": at}}
+                    for name, at in born.items()]  # fmt: skip
+
+        def pod_log(self, pod: str, _container: str) -> str | None:
+            return logs[pod]
+
+    platform = KubeVirtPlatform(make_settings())
+    monkeypatch.setattr(platform, "_api", Api())
+
+    said = platform.read_console(Instance("ns/lab-lab-1", "lab", "lab-1", "p1", "running"))
+
+    assert said == logs["launcher-b"] + "on"
+    assert parse_console(said).has("activated"), "what `forget` looks for"
 
 
 def test_formats_that_cdi_isn_t_given_are_refused_with_a_hint() -> None:
