@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubekiln.errors import KubekilnError
+from kubekiln.progress import say
 from pipeline.targets.azure_account import Account, resource_id
 from pipeline.targets.azure_settings import Gallery, Settings
 from pipeline.targets.platform import TAG_PREFIX, DiskImage, RemoteImage
@@ -54,6 +55,7 @@ class ManagedImages:
         found = self._get(image)
         if found is None or not _is_whole(found, image):
             return None
+        _refuse_generation(found, self._settings, "remove the image")
         return RemoteImage(str(found.id), image.remote_name)
 
     def make(self, image: DiskImage, url: str) -> RemoteImage:
@@ -94,6 +96,12 @@ class GalleryVersions:
         found = self._get(image)
         if found is None or not _is_whole(found, image):
             return None
+        self._refuse_definition(image)
+        if lacking := regions_lacking(found.as_dict(), self._settings, self._gallery):
+            say(
+                f"{image.remote_name} isn't in the regions, or as often, as the target says "
+                f"({', '.join(lacking)}): `az sig image-version update`, or remove {found.id}"
+            )
         return RemoteImage(str(found.id), image.remote_name)
 
     def make(self, image: DiskImage, url: str) -> RemoteImage:
@@ -101,6 +109,7 @@ class GalleryVersions:
 
         place = (*self._place(image), version_of(image.digest))
         self._make_definition(image)
+        self._refuse_definition(image)
         there = self._get(image)
         if there is not None:
             _refuse_foreign(there, f"version {version_of(image.digest)}")
@@ -133,6 +142,11 @@ class GalleryVersions:
         except ResourceNotFoundError:
             body = definition_body(self._settings, image)
             self._definitions.begin_create_or_update(*place, GalleryImage(body)).result()
+
+    def _refuse_definition(self, image: DiskImage) -> None:
+        found = self._definitions.get(*self._place(image))
+        hint = "name another `gallery.definition`, or remove this one with its versions"
+        _refuse_generation(found, self._settings, hint)
 
     def _get(self, image: DiskImage) -> models.GalleryImageVersion | None:
         from azure.core.exceptions import ResourceNotFoundError
@@ -212,14 +226,14 @@ def version_body(
     settings: Settings, gallery: Gallery, image: DiskImage, url: str, storage_id: str
 ) -> dict[str, Any]:
     """Describe one version, and in which regions it is to be."""
-    regions = dict.fromkeys((settings.location, *gallery.regions))
     return {
         "location": settings.location,
         "tags": _tags(settings, image),
         "properties": {
             "publishingProfile": {
                 "targetRegions": [
-                    {"name": region, "regionalReplicaCount": gallery.replicas} for region in regions
+                    {"name": region, "regionalReplicaCount": gallery.replicas}
+                    for region in _regions(settings, gallery)
                 ],
             },
             "storageProfile": {
@@ -230,6 +244,32 @@ def version_body(
             },
         },
     }
+
+
+def _regions(settings: Settings, gallery: Gallery) -> list[str]:
+    return list(dict.fromkeys((settings.location, *gallery.regions)))
+
+
+def regions_lacking(version: Mapping[str, Any], settings: Settings, gallery: Gallery) -> list[str]:
+    """List the regions in which a version isn't, or with another number of replicas."""
+    profile = version.get("properties", {}).get("publishingProfile") or {}
+    # Azure answers with names for people: `West Europe`.
+    there = {
+        str(one["name"]).replace(" ", "").lower(): one.get("regionalReplicaCount")
+        for one in profile.get("targetRegions") or ()
+    }
+    wanted = _regions(settings, gallery)
+    return [r for r in wanted if there.get(r.replace(" ", "").lower()) != gallery.replicas]
+
+
+def _refuse_generation(found: Any, settings: Settings, hint: str) -> None:
+    generation = found.as_dict().get("properties", {}).get("hyperVGeneration")
+    if generation not in (None, settings.generation):
+        raise KubekilnError(
+            f"{found.name} is of generation {generation}, the target says {settings.generation}",
+            where=str(found.id),
+            hint=f"{hint}, and upload again",
+        )
 
 
 def _tags(settings: Settings, image: DiskImage) -> dict[str, str]:

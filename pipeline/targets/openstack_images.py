@@ -20,6 +20,7 @@ from openstack import exceptions as sdk
 from openstack.image.v2.image import Image
 
 from kubekiln.errors import IntegrityError, KubekilnError
+from kubekiln.progress import say
 from pipeline.targets.magic import check_format
 from pipeline.targets.openstack_client import Client, wait_until
 from pipeline.targets.openstack_errors import asking
@@ -61,10 +62,13 @@ class Images:
         self._settings = settings
 
     def find(self, image: DiskImage) -> RemoteImage | None:
-        """Look for this content among what was verified after its upload."""
+        """Look for this content among what was verified after its upload; have it as wanted now."""
         with asking(f"look for image {image.remote_name}"):
             found = next((one for one in self._ours(image) if _is_whole(one, image)), None)
-        return _remote(found) if found else None
+        if found is None:
+            return None
+        self._keep_up(found)
+        return _remote(found)
 
     def upload(self, image: DiskImage, advance: Advance) -> RemoteImage:
         """Make the image, send its bytes, compare hashes; remove what is half there if it fails."""
@@ -114,13 +118,29 @@ class Images:
         self._mark(stored, f"{algorithm}:{theirs}")
         return _remote(stored)
 
-    def _mark(self, stored: Image, verified: str) -> None:
-        change = [{"op": "add", "path": f"/{_VERIFIED}", "value": verified}]
-        with asking(f"mark image {stored.name} as whole"):
-            answer = self._client.image.patch(
-                f"/images/{stored.id}", json=change, headers={"Content-Type": _PATCH}
-            )
+    def _keep_up(self, found: Image) -> None:
+        """Give an image that is there what the target says of the machine by now."""
+        wanted = hardware(self._settings.hardware)
+        with asking(f"have image {found.name} as the target says"):
+            answer = self._client.image.get(f"/images/{found.id}")
             sdk.raise_from_response(answer)
+            there = answer.json()
+            changed = {key: value for key, value in wanted.items() if there.get(key) != value}
+            if changed:
+                self._set(found, changed)
+                say(f"{found.name}: set {', '.join(f'{k}={v}' for k, v in changed.items())}")
+
+    def _mark(self, stored: Image, verified: str) -> None:
+        with asking(f"mark image {stored.name} as whole"):
+            self._set(stored, {_VERIFIED: verified})
+
+    def _set(self, image: Image, values: Mapping[str, str]) -> None:
+        # `add` also replaces.
+        change = [{"op": "add", "path": f"/{key}", "value": v} for key, v in values.items()]
+        answer = self._client.image.patch(
+            f"/images/{image.id}", json=change, headers={"Content-Type": _PATCH}
+        )
+        sdk.raise_from_response(answer)
 
     def _send(self, image_id: str, body: Body, image: DiskImage) -> None:
         glance = self._client.image
@@ -210,11 +230,12 @@ def properties(image: DiskImage, settings: Settings) -> dict[str, object]:
         _DIGEST: image.digest,
         _SHA256: image.sha256,
         _SHA256_OF_SDK: image.sha256,
-        **_hardware(settings.hardware),
+        **hardware(settings.hardware),
     }
 
 
-def _hardware(wanted: Hardware) -> dict[str, str]:
+def hardware(wanted: Hardware) -> dict[str, str]:
+    """Give the properties that say which machine the image wants."""
     given = {
         "hw_disk_bus": wanted.disk_bus,
         **FIXED_HARDWARE,

@@ -241,6 +241,29 @@ def test_a_gallery_gets_a_version_of_which_machines_are_made(
     assert rig.leftovers() == [], "the definition goes with its last version"
 
 
+def test_an_image_of_another_generation_or_for_other_regions_is_told(
+    rig: AzureRig, image: DiskImage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uploaded = rig.connect().upload(image, lambda _n: None)
+    with pytest.raises(KubekilnError, match="is of generation V2, the target says V1") as raised:
+        rig.connect(generation="V1").find_image(image)
+    assert raised.value.problems[0].hint == "remove the image, and upload again"
+    rig.connect().delete_image(uploaded)
+
+    gallery = {"name": "images", "regions": ["northeurope"]}
+    version = rig.connect(gallery=gallery).upload(image, lambda _n: None)
+    capsys.readouterr()
+    assert rig.connect(gallery=gallery).find_image(image) == version
+    assert capsys.readouterr().err == ""
+    more = {**gallery, "regions": ["northeurope", "swedencentral"]}
+    assert rig.connect(gallery=more).find_image(image) == version
+    assert "the target says (swedencentral)" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(KubekilnError, match="is of generation V2") as raised:
+        rig.connect(gallery=gallery, generation="V1").find_image(image)
+    assert "gallery.definition" in str(raised.value.problems[0].hint)
+    rig.connect(gallery=gallery).delete_image(version)
+
+
 def test_a_machine_has_the_addresses_that_the_cluster_declares(
     rig: AzureRig, image: DiskImage, spec: InstanceSpec
 ) -> None:

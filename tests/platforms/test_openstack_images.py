@@ -121,6 +121,21 @@ def test_a_raw_image_stays_raw(cloud: OpenStackRig, images: Images, tmp_path: Pa
     platform.delete_image(remote)
 
 
+def test_an_image_that_is_there_becomes_what_the_target_says_of_the_machine(
+    cloud: OpenStackRig, images: Images
+) -> None:
+    before = cloud.connect().upload(images[0], ignore)
+    hardware = {"disk_bus": "scsi", "firmware": "uefi", "properties": {"os_distro": "debian"}}
+
+    found = cloud.connect(hardware=hardware).find_image(images[0])
+
+    assert found == before
+    now = cloud.sdk.image.get_image(before.id)
+    assert (now.hw_disk_bus, now.os_distro) == ("scsi", "debian")
+    assert cloud.sdk.image.get(f"/images/{before.id}").json()["hw_firmware_type"] == "uefi"
+    assert cloud.connect(hardware=hardware).find_image(images[0]) == before
+
+
 def test_two_formats_of_one_image_are_two(
     cloud: OpenStackRig, images: Images, tmp_path: Path
 ) -> None:
