@@ -295,4 +295,6 @@ def state_of(machine: Resource, *, was_made: bool) -> tuple[InstanceState, str]:
         return _POWER.get(power, "stopped"), f"{power or 'state unknown'}, its last change failed"
     if provisioning in _PROVISIONING:
         return _PROVISIONING[provisioning], provisioning
+    if power == "running" and not was_made:
+        return "starting", "running, its making was not seen to the end"
     return _POWER.get(power, "starting"), power

@@ -434,6 +434,7 @@ def test_a_machine_whose_making_was_cut_off_is_waited_for_and_never_made_anew(
 
     assert made.state == "running"
     machine = rig.arm.get(made.id)
+    rig.arm.operations.clear()
     # Powered off by somebody, and a later start found no room: its last change failed.
     set_power(machine, "deallocated")
     machine["properties"]["provisioningState"] = "Failed"

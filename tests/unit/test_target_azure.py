@@ -160,6 +160,16 @@ def test_a_machines_state_is_whether_it_was_made_then_whether_it_runs(
     assert state_of(machine, was_made=True)[0] == state
 
 
+def test_a_machine_whose_disks_have_no_tags_yet_is_not_made_to_its_end() -> None:
+    view = {"statuses": [{"code": "PowerState/running"}]}
+    machine = resource("lab-lab-1", provisioningState="Succeeded", instanceView=view)
+
+    (begun,) = instances_of([machine], [resource("lab-lab-1-nic")], [], None)
+    (made,) = instances_of([machine], [], [resource("lab-lab-1-os")], None)
+
+    assert (begun.state, made.state) == ("starting", "running")
+
+
 def test_a_machine_whose_making_failed_is_failed() -> None:
     machine = resource("m", provisioningState="Failed")
 
