@@ -91,9 +91,7 @@ class ProxmoxRig:
 
     def etcd_disks(self, instance: Instance) -> list[int]:
         config = self.pve.machines[int(instance.id)].config
-        drives = [
-            value for key, value in config.items() if key.startswith("scsi") and key[4:].isdigit()
-        ]
+        drives = [config[key] for key in sorted(config) if re.fullmatch(r"scsi\d", key)]
         sizes = [re.search(r"size=(\d+)", drive) for drive in drives[1:]]
         return [int(size[1]) >> 30 for size in sizes if size]
 
