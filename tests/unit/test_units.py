@@ -204,7 +204,7 @@ def test_haproxy_may_have_a_port_such_as_443_and_no_other_right() -> None:
 def test_etcd_has_what_kubeadm_gives_it() -> None:
     # kubeadm 1.37, phases/etcd/local.go; all else there is in the unit or in its environment.
     assert {
-        "--feature-gates=InitialCorruptCheck=true", "--watch-progress-notify-interval=5s"
+        "--feature-gates=InitialCorruptCheck=true", "--watch-progress-notify-interval=1m"
     } <= set(flags(PLACE / "etcd.service"))  # fmt: skip
 
 
