@@ -124,9 +124,7 @@ def _await_token(
     while trouble := _token_trouble(manifest, now=clock.now(), root=root):
         if not is_told:
             is_told = True
-            _write(root, manifest, gate="closed", reasons=[trouble], phases={})
-            reason = f"reason={quote(trouble)}"
-            tell(f"KUBEKILN gate=closed {reason} t={now():.1f} node={manifest.node}")
+            _stay_closed(manifest, trouble, root=root, now=now, tell=tell)
         sleep(CLOCK_LOOK_S)
     if is_told:
         tell(f"KUBEKILN gate=open t={now():.1f} node={manifest.node}")
@@ -144,13 +142,24 @@ def _await_lease(
     """Keep the gate closed, and say why, while the machine has not the address of its role."""
 
     def complain(complaint: Complaint) -> None:
-        _write(root, manifest, gate="closed", reasons=[complaint.text], phases={})
         kind = "gate=closed" if complaint.is_wrong else "waiting"
-        reason = f"reason={quote(complaint.text)}"
-        tell(f"KUBEKILN {kind} {reason} t={now():.1f} node={manifest.node}")
+        _stay_closed(manifest, complaint.text, kind=kind, root=root, now=now, tell=tell)
 
     if manifest.lease and wait(manifest.lease, complain=complain, run=run):
         tell(f"KUBEKILN gate=open t={now():.1f} node={manifest.node}")
+
+
+def _stay_closed(
+    manifest: Manifest,
+    reason: str,
+    *,
+    kind: str = "gate=closed",
+    root: str,
+    now: Callable[[], float],
+    tell: Callable[[str], None],
+) -> None:
+    _write(root, manifest, gate="closed", reasons=[reason], phases={})
+    tell(f"KUBEKILN {kind} reason={quote(reason)} t={now():.1f} node={manifest.node}")
 
 
 def _open(
