@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -108,6 +108,33 @@ class Lab:
         record = read_record(self.project.machines_dir / cluster / name)
         assert record is not None, f"{cluster} has no machine {name}"
         return record.machine
+
+
+# Where tests share a cluster that they change one after another: the one that failed, by file.
+_lost: dict[Path, str] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what failed in a file marked `in_order`; a second try (--reruns) may take that back."""
+    report = yield
+    if item.get_closest_marker("in_order") and call.when != "teardown":
+        if report.failed:
+            _lost.setdefault(item.path, item.name)
+        elif _lost.get(item.path) == item.name and call.when == "call":
+            del _lost[item.path]
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail at once what would wait minutes for a cluster that an earlier test lost."""
+    lost = _lost.get(item.path)
+    if lost not in (None, item.name):
+        pytest.fail(
+            f"not tried: {lost} failed and may have left the cluster as it is", pytrace=False
+        )
 
 
 def free_port() -> int:

@@ -29,7 +29,7 @@ from tests.support.writer import BACK_S, write_beside_a_loss
 
 pytestmark = [
     pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.alone,
-    pytest.mark.timeout(BOOT_S),
+    pytest.mark.in_order, pytest.mark.timeout(BOOT_S),
 ]  # fmt: skip
 
 LATE = "hs-master-3"

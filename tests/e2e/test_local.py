@@ -26,7 +26,8 @@ from tests.e2e.conftest import BOOT_S, Lab, Running
 from tests.support.waiting import until
 
 pytestmark = [
-    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(2 * BOOT_S)
+    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.in_order,
+    pytest.mark.timeout(2 * BOOT_S),
 ]  # fmt: skip
 
 NAME, NODES = "handy", ["handy-master-1", "handy-worker-1"]

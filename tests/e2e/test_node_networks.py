@@ -26,7 +26,8 @@ from tests.support.network import ask, change_backend, pods_mtu, unanswered
 from tests.support.waiting import until
 
 pytestmark = [
-    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(BOOT_S)
+    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.in_order,
+    pytest.mark.timeout(BOOT_S),
 ]  # fmt: skip
 
 NAME, MASTER, WORKER = "nets", "nets-master", "nets-worker"

@@ -28,7 +28,8 @@ from tests.support.leases import dhcp_server
 from tests.support.waiting import until
 
 pytestmark = [
-    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(BOOT_S)
+    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.in_order,
+    pytest.mark.timeout(BOOT_S),
 ]  # fmt: skip
 
 MASTER = "pl-master-1"

@@ -25,6 +25,10 @@ from pipeline.targets.nspawn import NspawnTarget
 from tests.support.waiting import until
 
 READY_S = 300.0
+_UNITS = tuple(
+    f"--unit={unit}"
+    for unit in ("etcd", "kube-apiserver", "kubekiln-balancer", "containerd", "kubelet")
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,21 @@ class Fleet:
             self.target.stop(self.machines[name], graceful=False)
 
     def wait_ready(self, names: Iterable[str] | None = None) -> None:
-        """Wait until these (or all) nodes are Ready."""
+        """Wait until these (or all) nodes are Ready; a failure shows what the late ones say."""
         wanted = set(names or self.nodes)
-        until(
-            lambda: self.ready_nodes() >= wanted,
-            what=f"{', '.join(sorted(wanted))} Ready",
-            timeout_s=READY_S,
-        )
+        what = f"{', '.join(sorted(wanted))} Ready"
+        try:
+            until(lambda: self.ready_nodes() >= wanted, what=what, timeout_s=READY_S)
+        except AssertionError as late:
+            raise AssertionError(f"{late}\n{self.symptoms(wanted)}") from None
+
+    def symptoms(self, wanted: Iterable[str]) -> str:
+        """Tell what the API says of the nodes, and the journals of those that aren't Ready."""
+        asked = self.kubectl("--request-timeout=5s", "get", "nodes", "--output=wide", check=False)
+        read = ("/usr/bin/journalctl", "--no-pager", "--lines=25", "--output=short-iso", *_UNITS)
+        late = sorted(set(wanted) - self.ready_nodes())
+        journals = [f"{name}:\n{self.inside(name, *read, check=False).text}" for name in late]
+        return "\n".join([asked.text, asked.stderr.decode(errors="replace"), *journals])
 
     def ready_nodes(self) -> frozenset[str]:
         """Ask the API which nodes are Ready; none if it does not answer."""
