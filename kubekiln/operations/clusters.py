@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubekiln.errors import ConfigError
+from kubekiln.files import locked
 from kubekiln.paths import Project, is_path
+from kubekiln.progress import waits
 
 if TYPE_CHECKING:
     from cloudinit.model import Cluster
@@ -43,6 +47,14 @@ def known_clusters(project: Project) -> list[Known]:
 def machine_dirs(project: Project, cluster: str) -> list[Path]:
     """List the directories of a cluster's machines."""
     return sorted(p.parent for p in (project.machines_dir / cluster).glob("*/machine.json"))
+
+
+@contextlib.contextmanager
+def changing_machines(project: Project, cluster: str) -> Iterator[None]:
+    """Be the only one who boots or removes a cluster's machines here; waits for its turn."""
+    lock = project.machines_dir / f".{cluster}.lock"
+    with locked(lock, waiting=waits(f"another kubekiln boots or removes {cluster}'s machines")):
+        yield
 
 
 def cluster_name(project: Project, given: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kubekiln.errors import ConfigError
-from kubekiln.operations.clusters import machine_dirs
+from kubekiln.operations.clusters import changing_machines, machine_dirs
 from kubekiln.operations.journal import Journal
 from kubekiln.operations.kubeconfig import merged_clusters, unmerge
 from kubekiln.paths import Project
@@ -25,10 +25,14 @@ def take_down(project: Project, cluster: str | None) -> list[str]:
     Image, user-data and state stay; a context that was merged into the user's kubeconfig goes.
     Gives the names of what was removed.
     """
-    records = list_records(project.machines_dir, cluster)
-    remove(records)
+    removed = []
+    for name in sorted({r.machine.cluster for r in list_records(project.machines_dir, cluster)}):
+        with changing_machines(project, name):
+            records = list_records(project.machines_dir, name)
+            remove(records)
+        removed += [f"{name}/{record.machine.name}" for record in records]
     forget_contexts(project, cluster)
-    return [f"{record.machine.cluster}/{record.machine.name}" for record in records]
+    return removed
 
 
 def remove(records: Iterable[Record]) -> None:

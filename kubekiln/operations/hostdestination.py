@@ -7,16 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kubekiln.errors import KubekilnError
+from kubekiln.operations.clusters import changing_machines
 from kubekiln.operations.down import forget_contexts, remove
 from kubekiln.operations.prepare import bake_image, load, render
 from kubekiln.operations.shipment import refuse_unknown
-from kubekiln.operations.up import (
-    boot,
-    check_target,
-    keep_or_make,
-    plan_machines,
-    undone_unless_up,
-)
+from kubekiln.operations.undo import undone_unless_up
+from kubekiln.operations.up import boot, check_target, keep_or_make, plan_machines
 from kubekiln.paths import Project
 from kubekiln.progress import say
 from pipeline.targets.machine import State
@@ -51,12 +47,13 @@ class HostDestination:
         refuse_unknown(plan.cluster, nodes)
         image = bake_image(self.project, plan)
         planned = plan_machines(self.project, plan.cluster, render(self.project, plan), image)
-        machines = [
-            keep_or_make(one, self.name) for one in planned if not nodes or one.name in nodes
-        ]
-        with undone_unless_up(target, machines, project=self.project, keep=False) as booted:
-            for machine in machines:
-                boot(target, self.name, machine, booted)
+        with changing_machines(self.project, plan.cluster.name):
+            machines = [
+                keep_or_make(one, self.name) for one in planned if not nodes or one.name in nodes
+            ]
+            with undone_unless_up(target, machines, project=self.project, keep=False) as booted:
+                for machine in machines:
+                    boot(target, self.name, machine, booted)
         wanted = {machine.name for machine in machines}
         return [one for one in self.instances(plan.cluster.name) if one.node in wanted]
 
@@ -82,8 +79,9 @@ class HostDestination:
 
     def destroy(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[str]:
         """Remove machines with their disks and seeds; with the last one the cluster's context."""
-        records = [r for r in self._records(cluster) if not nodes or r.machine.name in nodes]
-        remove(records)
+        with changing_machines(self.project, cluster):
+            records = [r for r in self._records(cluster) if not nodes or r.machine.name in nodes]
+            remove(records)
         if not list_records(self.project.machines_dir, cluster):
             forget_contexts(self.project, cluster)
         return [record.machine.name for record in records]

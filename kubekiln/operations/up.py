@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +12,12 @@ from cloudinit.families import name_families, of_family
 from cloudinit.links import further_macs
 from cloudinit.model import Cluster
 from cloudinit.rendered import RenderedCluster
-from kubekiln.errors import ConfigError, KubekilnError, Problem, StorageError
+from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.files import make_dir, write_atomic
+from kubekiln.operations.clusters import changing_machines
 from kubekiln.operations.kubectl import pinned_kubectl
 from kubekiln.operations.prepare import Plan, bake_image, key_dir_of, render
+from kubekiln.operations.undo import undone_unless_up
 from kubekiln.operations.wait import Boot, ask_ready_nodes
 from kubekiln.paths import Project
 from kubekiln.progress import say, step
@@ -55,22 +54,25 @@ def bring_up(
     image = bake_image(project, plan)
     rendered = render(project, plan)
     kubectl = pinned_kubectl(project, image=plan.cluster.image, version=plan.cluster.kubernetes)
-    machines = [
-        keep_or_make(machine, target_name)
-        for machine in plan_machines(project, plan.cluster, rendered, image)
-    ]
-    started = time.monotonic()
-    with undone_unless_up(target, machines, project=project, keep=keep) as booted:
-        for machine in machines:
-            boot(target, target_name, machine, booted)
-        with step(f"Waiting for {plan.cluster.name}") as note:
-            watch = Boot(
-                target,
-                machines,
-                lambda: ask_ready_nodes(kubectl, rendered.admin_kubeconfig),
-                nodes=frozenset(node.name for node in plan.cluster.nodes if node.runs_pods),
-            )
-            watch.wait(timeout_s=timeout_s, note=note)
+    with contextlib.ExitStack() as alone:
+        alone.enter_context(changing_machines(project, plan.cluster.name))
+        machines = [
+            keep_or_make(machine, target_name)
+            for machine in plan_machines(project, plan.cluster, rendered, image)
+        ]
+        started = time.monotonic()
+        with undone_unless_up(target, machines, project=project, keep=keep) as booted:
+            for machine in machines:
+                boot(target, target_name, machine, booted)
+            alone.close()  # `down` needn't wait until they are Ready
+            with step(f"Waiting for {plan.cluster.name}") as note:
+                watch = Boot(
+                    target,
+                    machines,
+                    lambda: ask_ready_nodes(kubectl, rendered.admin_kubeconfig),
+                    nodes=frozenset(node.name for node in plan.cluster.nodes if node.runs_pods),
+                )
+                watch.wait(timeout_s=timeout_s, note=note)
     seconds = time.monotonic() - started
     names = tuple(machine.name for machine in machines)
     return Up(plan.cluster.name, rendered.admin_kubeconfig, names, seconds)
@@ -236,61 +238,3 @@ def own_seed(machine: Machine) -> Machine:
         for path in machine.key_dir.iterdir():
             write_atomic(key_dir / path.name, path.read_bytes(), mode=0o600)
     return replace(machine, seed_dir=seed_dir, seed_iso=seed_iso, key_dir=key_dir)
-
-
-@contextlib.contextmanager
-def undone_unless_up(
-    target: Target, machines: Sequence[Machine], *, project: Project, keep: bool
-) -> Iterator[list[Machine]]:
-    """Remove what was booted if the block doesn't end well; a machine that had a disk keeps it."""
-    had_disk = {m.name for m in machines if target.status(m).state != "absent"}
-    booted: list[Machine] = []
-    try:
-        yield booted
-    except BaseException as error:
-        if keep and isinstance(error, KubekilnError):
-            say("the machines are kept as they are (--keep); `kubekiln down` removes them")
-            raise
-        left: list[Problem] = []
-        with uninterrupted():
-            for machine in reversed(booted):
-                keep_console(machine, project)
-                undo = target.stop if machine.name in had_disk else target.destroy
-                left += _problems_of(undo, machine)
-        if left:
-            told = error.problems if isinstance(error, KubekilnError) else ()
-            raise KubekilnError.of([*told, *left]) from error
-        raise
-
-
-def _problems_of(undo: Callable[[Machine], None], machine: Machine) -> list[Problem]:
-    """Undo one machine; that it can't be is said when the others were."""
-    try:
-        undo(machine)
-    except KubekilnError as error:
-        return list(error.problems)
-    except OSError as error:
-        return [Problem(f"{machine.name} is not removed: {error}", str(machine.run_dir))]
-    return []
-
-
-def keep_console(machine: Machine, project: Project) -> None:
-    """Save the console of a machine that is about to be removed, if the disk takes it."""
-    with contextlib.suppress(OSError, StorageError):
-        if machine.console_log.exists() and machine.console_log.stat().st_size:
-            logs = make_dir(project.logs_dir)
-            kept = logs / f"{machine.cluster}-{machine.name}-console.log"
-            shutil.copyfile(machine.console_log, kept)
-            say(f"the console of {machine.name} is kept in {kept}")
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let a second Ctrl-C, or the end of the terminal, not stop what cleans up after the first."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import BOOT_S, ROOT, Lab
 from tests.support.fleet import Fleet, fleet
+from tests.support.pods import WEB_PODS, web_restarts
 from tests.support.waiting import until
 
 pytestmark = [
@@ -44,13 +44,13 @@ def test_every_one_of_twenty_boots_gets_ready_with_its_pods(lab: Lab, image: Pat
         before = state(node)
 
         for boot in range(1, BOOTS + 1):
-            restarts = sum(restarts_of_ready(node))
+            restarts = sum(web_restarts(node.kubectl))
             node.target.stop(node.machines[NODE], graceful=boot % 2 == 1)
             node.boot([NODE])
 
             until(lambda: node.is_complete(NODE), what=f"boot {boot}", timeout_s=BOOT_S)
             until(
-                lambda restarts=restarts: sum(restarts_of_ready(node)) >= restarts + 2,
+                lambda restarts=restarts: sum(web_restarts(node.kubectl)) >= restarts + WEB_PODS,
                 what=f"both pods after boot {boot}", timeout_s=BOOT_S, every_s=0.5,
             )  # fmt: skip
             until(lambda: is_settled(node), what=f"no job left after boot {boot}", timeout_s=60)
@@ -65,13 +65,3 @@ def is_settled(node: Fleet) -> bool:
     said = node.inside(NODE, "/usr/bin/systemctl", "is-system-running", check=False)
     assert said.text != "degraded", node.inside(NODE, "/usr/bin/systemctl", "--failed").text
     return said.text == "running"
-
-
-def restarts_of_ready(node: Fleet) -> list[int]:
-    """How often the web server's containers were started anew; none unless all are ready."""
-    words = ("get", "pods", "-n=e2e", "--selector=app=web", "--output=json")
-    said = node.kubectl(*words, check=False)
-    pods = json.loads(said.stdout)["items"] if said.returncode == 0 else []
-    containers = [one for pod in pods for one in pod["status"]["containerStatuses"]]
-    ready = len(containers) == 2 and all(one["ready"] for one in containers)
-    return [one["restartCount"] for one in containers] if ready else []

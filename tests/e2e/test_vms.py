@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from kubekiln.process import run
 from pipeline.targets.console import read_console
 from pipeline.targets.qemu import QemuTarget
 from tests.e2e.conftest import BOOT_S, Lab, free_port
+from tests.support.pods import web_restarts
 from tests.support.waiting import until
 
 # Five emulated machines on two cores; with KVM minutes.
@@ -73,7 +75,10 @@ def test_a_node_is_ready_again_after_a_reboot_with_its_pods(lab: Lab, image: Pat
             lambda: console.read_text(errors="replace").count("KUBEKILN complete") == 2,
             what="a second complete boot", timeout_s=BOOT_S,
         )  # fmt: skip
-        until(lambda: is_running_again(lab, name), what="its pods", timeout_s=BOOT_S, every_s=3)
+        until(
+            lambda: min(web_restarts(partial(lab.kubectl, name)), default=0) > 0,
+            what="its pods started anew", timeout_s=BOOT_S, every_s=3,
+        )  # fmt: skip
     finally:
         lab.kubekiln("down", name)
 
@@ -108,13 +113,3 @@ def test_power_that_is_cut_soon_after_the_first_activation_costs_no_file(
         assert "gate=closed" not in machine.console_log.read_text(errors="replace")
     finally:
         target.destroy(machine)
-
-
-def is_running_again(lab: Lab, name: str) -> bool:
-    """Tell whether the web server's containers were started anew and are ready."""
-    said = lab.kubectl(
-        name, "get", "pods", "-n=e2e", "--selector=app=web", "--output=json", check=False
-    )
-    pods = json.loads(said.stdout)["items"] if said.returncode == 0 else []
-    containers = [one for pod in pods for one in pod["status"]["containerStatuses"]]
-    return bool(pods) and all(one["restartCount"] and one["ready"] for one in containers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 
 from cloudinit.rules import load_cluster
 from kubekiln.errors import CommandFailed, KubekilnError
-from kubekiln.operations import kubectl, up, wait
-from kubekiln.operations.clusters import find_kubeconfig, which_cluster
+from kubekiln.operations import kubectl, undo, up, wait
+from kubekiln.operations.clusters import changing_machines, find_kubeconfig, which_cluster
 from kubekiln.operations.down import take_down
 from kubekiln.operations.kubectl import admin_of
 from kubekiln.operations.wait import Boot, ready_names
@@ -24,6 +25,7 @@ from pipeline.targets.record import list_records, read_record, record_of, write_
 from tests.support.clusters import make_cluster, make_project
 from tests.support.machines import make_machine
 from tests.support.target import FakeTarget
+from tests.support.waiting import until
 
 
 def boot_of(target: FakeTarget, machine: Machine, answers: Iterator[frozenset[str]]) -> Boot:
@@ -41,7 +43,7 @@ def test_what_was_booted_is_removed_if_the_cluster_does_not_get_up(
 
     with (
         pytest.raises(type(error)),
-        up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
+        undo.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
     ):
         up.boot(target, "fake", machine, booted)
         raise error
@@ -54,7 +56,7 @@ def test_a_machine_that_had_a_disk_is_stopped_and_not_removed(tmp_path: Path) ->
 
     with (
         pytest.raises(KeyboardInterrupt),
-        up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
+        undo.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
     ):
         up.boot(target, "fake", machine, booted)
         raise KeyboardInterrupt
@@ -77,13 +79,13 @@ def test_a_machine_that_cannot_be_removed_leaves_no_other_running(
         raise OSError("no space left on device")
 
     target, machines = Stuck(), [make_machine(tmp_path), make_machine(tmp_path, name="lab-2")]
-    monkeypatch.setattr(up.shutil, "copyfile", full)
+    monkeypatch.setattr(undo.shutil, "copyfile", full)
     machines[0].run_dir.mkdir(parents=True)
     machines[0].console_log.write_text("Kernel panic\n")
 
     with (
         pytest.raises(KubekilnError, match="stuck") as error,
-        up.undone_unless_up(target, machines, project=Project(tmp_path), keep=False) as booted,
+        undo.undone_unless_up(target, machines, project=Project(tmp_path), keep=False) as booted,
     ):
         booted += machines
         raise cause
@@ -97,7 +99,7 @@ def test_a_machine_that_ran_before_is_left_alone(tmp_path: Path) -> None:
 
     with (
         pytest.raises(KeyboardInterrupt),
-        up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
+        undo.undone_unless_up(target, [machine], project=Project(tmp_path), keep=False) as booted,
     ):
         up.boot(target, "fake", machine, booted)
         raise KeyboardInterrupt
@@ -111,7 +113,9 @@ def test_keep_leaves_a_machine_that_failed_but_not_one_that_was_interrupted(tmp_
         target, machine = FakeTarget(), make_machine(tmp_path)
         with (
             pytest.raises(type(error)),
-            up.undone_unless_up(target, [machine], project=Project(tmp_path), keep=True) as booted,
+            undo.undone_unless_up(
+                target, [machine], project=Project(tmp_path), keep=True
+            ) as booted,
         ):
             up.boot(target, "fake", machine, booted)
             raise error
@@ -125,7 +129,7 @@ def test_the_console_of_a_removed_machine_is_kept(tmp_path: Path) -> None:
     machine.run_dir.mkdir(parents=True)
     machine.console_log.write_text("Kernel panic\n")
 
-    up.keep_console(machine, Project(tmp_path))
+    undo.keep_console(machine, Project(tmp_path))
 
     assert (tmp_path / "build/logs/lab-lab-1-console.log").read_text() == "Kernel panic\n"
 
@@ -274,6 +278,27 @@ def test_down_removes_the_machines_of_one_cluster_by_their_own_target(
     assert removed == ["lab/lab-1"]
     assert target.done == ["destroy lab-1"]
     assert take_down(project, None) == ["other/other-1"]
+
+
+def test_down_waits_for_an_up_that_boots_machines_and_removes_those_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, project = FakeTarget(), Project(tmp_path)
+    monkeypatch.setattr(registry, "TARGETS", {"fake": lambda: target})
+
+    def boot(node: str) -> None:
+        run_dir = project.machines_dir / "lab" / node
+        write_record(record_of("fake", make_machine(tmp_path, name=node, run_dir=run_dir)))
+
+    with ThreadPoolExecutor(1) as pool:
+        with changing_machines(project, "lab"):
+            boot("lab-1")
+            removed = pool.submit(take_down, project, "lab")
+            until(lambda: "waiting" in capsys.readouterr().err, what="a wait", timeout_s=10)
+            boot("lab-2")
+            assert target.done == []
+
+        assert removed.result() == ["lab/lab-1", "lab/lab-2"]
 
 
 def test_the_only_cluster_needs_no_naming(tmp_path: Path) -> None:
