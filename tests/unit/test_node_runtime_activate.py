@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.node_runtime import Node, make_node
 
-from kubekiln_node import activate as activation  # isort: skip
+from kubekiln_node import cloud_init  # isort: skip
 from kubekiln_node.activate import activate  # isort: skip
 
 RELOAD = "systemctl daemon-reload"
@@ -128,12 +128,12 @@ def test_a_container_does_not_flush_its_whole_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_container: bool, flushed: int
 ) -> None:
     mark, syncs = tmp_path / "container", []
-    monkeypatch.setattr(activation, "CONTAINER_MARK", str(mark))
-    monkeypatch.setattr(activation.os, "sync", lambda: syncs.append(1))
+    monkeypatch.setattr(cloud_init, "CONTAINER_MARK", str(mark))
+    monkeypatch.setattr(cloud_init.os, "sync", lambda: syncs.append(1))
     if in_container:
         mark.touch()
 
-    activation.flush()
+    cloud_init.flush()
 
     assert len(syncs) == flushed
 

@@ -8,31 +8,24 @@ as long as it takes.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING
 
+from kubekiln_node import cloud_init
 from kubekiln_node.clock import Clock, check_clock, stamp
-from kubekiln_node.console import CONTAINER_MARK, machine_seconds, quote, say
+from kubekiln_node.console import machine_seconds, quote, say
 from kubekiln_node.forget import forget_copies, give_back
 from kubekiln_node.lease import Complaint, await_lease
 from kubekiln_node.manifest import Manifest, ManifestError, read_manifest
 from kubekiln_node.pool import has_certificate
-from kubekiln_node.status import STATUS_PATH, write_atomic, write_status
+from kubekiln_node.status import STATUS_PATH, write_status
 from kubekiln_node.verify import find_problems, owner_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MANIFEST_PATH = "/etc/kubekiln/node.json"
-CLOUD_INIT_STATUS = "/run/cloud-init/status.json"
-# cloud-init's own switch (its generator and units look at it).
-CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
-CLOUD_INIT_OFF_TEXT = """\
-Written by kubekiln-activate: this node has its role. A node is replaced, not configured anew: what
-a lost, changed or foreign seed would do to it at a later boot is nothing.
-"""
 # Of kubekiln_node.protected.
 PROTECTED_PATH = "/etc/kubekiln/protected.json"
 # A server that is started late is noticed soon enough, and not asked by thousands at once.
@@ -41,11 +34,8 @@ LONGEST_PAUSE_S = 30.0
 CLOCK_LOOK_S = 2.0
 TARGET = "kubekiln.target"
 UNIT_DIR = "/etc/systemd/system"
-MOST_QUOTED = 160
 RELOAD = ("systemctl", "daemon-reload")
 START = ("systemctl", "start", "--no-block", TARGET)
-# It has done what it is for, and would stay in memory.
-END_CLOUD_INIT = ("systemctl", "stop", "--no-block", "cloud-init-main.service")
 
 
 def main() -> int:
@@ -77,7 +67,8 @@ def activate(
         check_clock(manifest, clock=clock, tell=tell)
         _await_token(manifest, clock=clock, root=root, now=now, tell=tell, sleep=sleep)
         _await_lease(manifest, run=run, root=root, now=now, tell=tell, wait=wait)
-        problems = _open(manifest, started=started, run=run, root=root, now=now, sync=sync or flush)
+        sync = sync or cloud_init.flush
+        problems = _open(manifest, started=started, run=run, root=root, now=now, sync=sync)
     if manifest and not problems:
         tell(f"KUBEKILN phase=activated t={now():.1f} node={manifest.node}")
         # At each boot: the first one may have been cut off here.
@@ -173,37 +164,20 @@ def _open(
 ) -> list[str]:
     """Start the role; what went wrong."""
     # After the first time systemd has read all units while it started.
-    first_time = _is_first_time(root)
+    first_time = not cloud_init.has_had_its_turn(root)
     if first_time:
         problems = _run_all([RELOAD] if needs_reload(manifest) else [], run)
         if problems:
             return problems
-        # cloud-init leaves its files to the page cache. From here on they are the only copy, and
-        # without the mark a later boot would look for a seed that has been given back.
-        sync()
-        write_atomic(root + CLOUD_INIT_OFF, CLOUD_INIT_OFF_TEXT, mode=0o644)
-        sync()
+        cloud_init.switch_off(root=root, sync=sync)
     # Before the start: kubekiln-report goes on from here.
     phases = {"userdata": round(started, 1), "activated": round(now(), 1)}
     _write(root, manifest, gate="open", reasons=[], phases=phases)
     problems = _run_all([START], run)
     if first_time and not problems:
-        run(END_CLOUD_INIT)
+        run(cloud_init.END)
         give_back(root=root, run=run)
     return problems
-
-
-def _is_first_time(root: str) -> bool:
-    return not os.path.exists(root + CLOUD_INIT_OFF)
-
-
-def flush() -> None:
-    """Have on the disk what was written so far: a power cut must not empty the node's files.
-
-    In a container machine the page cache is its host's, and so is all that would be written.
-    """
-    if not os.path.exists(CONTAINER_MARK):
-        os.sync()
 
 
 def needs_reload(manifest: Manifest) -> bool:
@@ -226,14 +200,16 @@ def _judge(
     try:
         manifest = read_manifest(root + MANIFEST_PATH, host_name=host_name)
     except FileNotFoundError:
-        quoted = _complaints(root) or ["cloud-init reports no error, see /var/log/cloud-init.log"]
+        quoted = cloud_init.complaints(root) or [
+            "cloud-init reports no error, see /var/log/cloud-init.log"
+        ]
         return None, [f"no {MANIFEST_PATH}: cloud-init got no usable user-data", *quoted]
     except ManifestError as error:
-        return None, [*error.reasons, *_complaints(root)]
+        return None, [*error.reasons, *cloud_init.complaints(root)]
     except OSError as error:
         return None, [f"{MANIFEST_PATH} can't be read: {error.strerror}"]
     problems = find_problems(manifest, host_name=host_name, root=root, owner_of=owner_of)
-    return manifest, [*problems, *(_complaints(root) if problems else [])]
+    return manifest, [*problems, *(cloud_init.complaints(root) if problems else [])]
 
 
 def _token_trouble(manifest: Manifest, *, now: int, root: str) -> str:
@@ -249,32 +225,6 @@ def _token_trouble(manifest: Manifest, *, now: int, root: str) -> str:
         "clock if it is ahead, else render the cluster again, run `kubekiln cluster tokens "
         f"{manifest.cluster} --apply`, and give machines the new user-data"
     )
-
-
-def _complaints(root: str) -> list[str]:
-    """Quote what cloud-init itself found wrong; nothing if its turn was at an earlier boot."""
-    if not _is_first_time(root):
-        return []
-    try:
-        with open(root + CLOUD_INIT_STATUS, encoding="utf-8") as stream:
-            stages = json.load(stream)["v1"].values()
-    except (OSError, ValueError, LookupError, AttributeError):
-        return ["cloud-init left no status: it did not run"]
-    found: list[str] = []
-    for stage in stages:
-        if not isinstance(stage, dict):
-            continue
-        found += stage.get("errors") or []
-        by_level = stage.get("recoverable_errors") or {}
-        for level in ("WARNING", "ERROR", "CRITICAL"):
-            found += by_level.get(level) or []
-    return list(dict.fromkeys(f"cloud-init: {_without_data(text)}" for text in found))
-
-
-def _without_data(complaint: str) -> str:
-    """Cut off what cloud-init quotes of the user-data: there may be a key in it."""
-    first_line = complaint.partition("\n")[0]
-    return first_line.partition(" userdata: 'b'")[0].partition(": {")[0][:MOST_QUOTED]
 
 
 def _run_all(commands: Sequence[Sequence[str]], run: Callable[[Sequence[str]], int]) -> list[str]:
