@@ -33,6 +33,8 @@ help: ## list the doors
 
 ##@ Use
 .PHONY: up down status image nodes
+# Who uses it needs no linters and no platforms' servers.
+up down status image nodes doctor: SCOPES = bake qemu nspawn
 up: setup ## [CLUSTER=solo] [TARGET=qemu] [NODES= CPUS= MEMORY= DISK=] bake, boot, wait until Ready
 	@$(KUBEKILN) up $(CLUSTER) $(if $(TARGET),--target $(TARGET)) $(SHAPE)
 
@@ -51,7 +53,7 @@ nodes: setup ## [CLUSTER=solo] write user-data, meta-data, network-config and se
 ##@ Set up
 .PHONY: setup doctor clean
 setup: ## install what this host lacks (says what; here sudo is for packages only), make .venv
-	@$(PYTHON) kubekiln/bootstrap.py
+	@$(PYTHON) kubekiln/bootstrap.py $(SCOPES)
 
 doctor: setup ## what this host can do, and how to get what it lacks
 	@$(KUBEKILN) doctor

@@ -2,7 +2,8 @@
 """How does a fresh host get what kubekiln needs? (`make setup`; standard library only.)
 
 Says what it is about to install, asks only on a terminal, uses sudo only for packages that are
-missing, and never touches the host's apt sources.
+missing, and never touches the host's apt sources. Arguments: the scopes (kubekiln.host) of what is
+to be done; all, if none is given.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,11 +26,11 @@ STAMP = VENV / "kubekiln-setup"
 SCOPES = ("bake", "qemu", "nspawn", "check")
 
 
-def main() -> int:
-    """Install what is missing; 0 if the host is ready."""
+def main(scopes: Sequence[str] = ()) -> int:
+    """Install what is missing for some scopes, or for all; 0 if the host is ready."""
     if sys.version_info < (3, 11):  # noqa: UP036 - this runs before anything checks it
         return _fail(f"Python {sys.version.split()[0]} is too old", "install Python 3.11 or newer")
-    packages = sorted({tool.package for tool in missing_tools(*SCOPES)})
+    packages = sorted({tool.package for tool in missing_tools(*(scopes or SCOPES))})
     if importlib.util.find_spec("ensurepip") is None:
         packages.append(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")
     if packages and not _install_packages(packages):
@@ -43,12 +45,15 @@ def _install_packages(packages: list[str]) -> bool:
             "install them with your system's package manager, then run it again",
         )
         return False
-    prefix = [] if os.geteuid() == 0 else ["sudo"]
+    # Without somebody to answer it must not ask for a password, which sudo does on any terminal.
+    sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
+    prefix = [] if os.geteuid() == 0 else sudo
     if prefix and not shutil.which("sudo"):
         _fail("not root and no sudo", f"as root: apt-get install {' '.join(packages)}")
         return False
     print(f"setup: installing from this host's own apt sources: {' '.join(packages)}", flush=True)
     if sys.stdin.isatty() and not _agreed():
+        _fail("nothing was installed", f"these packages are needed: {' '.join(packages)}")
         return False
     quiet = ["-y", "-q", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"]
     apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
@@ -96,5 +101,13 @@ def _fail(what: str, hint: str) -> int:
     return 1
 
 
+def run() -> int:
+    """Do what the command line asks for; an interrupt is no error of ours."""
+    try:
+        return main(sys.argv[1:])
+    except (KeyboardInterrupt, EOFError):
+        return _fail("interrupted", "run it again: what was done stays")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

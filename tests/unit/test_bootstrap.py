@@ -156,6 +156,50 @@ def test_packages_are_what_sudo_is_for(host: Host, monkeypatch: pytest.MonkeyPat
     assert [call[0] == "sudo" for call in host.calls] == ["apt-get" in call for call in host.calls]
 
 
+@pytest.mark.parametrize("at_terminal", [True, False])
+def test_sudo_asks_for_a_password_only_where_somebody_can_answer(
+    host: Host, monkeypatch: pytest.MonkeyPatch, at_terminal: bool
+) -> None:
+    lack(monkeypatch, "mtools")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: at_terminal, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _question: "y")
+
+    assert bootstrap.main() == 0
+
+    assert ("-n" in host.calls[0]) is not at_terminal
+
+
+def test_only_what_is_asked_for_is_looked_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(bootstrap, "missing_tools", lambda *scopes: asked.append(scopes) or [])
+
+    assert bootstrap.main(["bake", "qemu"]) == bootstrap.main() == 0
+
+    assert asked == [("bake", "qemu"), bootstrap.SCOPES]
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, EOFError])
+def test_an_interrupt_is_told_without_a_traceback(
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: type[BaseException],
+) -> None:
+    def ask(_question: str) -> str:
+        raise how
+
+    lack(monkeypatch, "mtools")
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", ask)
+
+    assert bootstrap.run() == 1
+
+    assert "interrupted" in capsys.readouterr().err
+    assert host.calls == []
+
+
 def test_a_python_without_venv_gets_its_package(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
