@@ -86,7 +86,10 @@ def _with_network(seed: Seed) -> bytes:
 
 # Limits are from the platforms' documentation (docs/clusters.md). EC2, Linode and Azure count what
 # the machine reads, and their clients encode it; the others count what is sent. Where it can be
-# read: for Azure its own advice, since the API doesn't give custom data back.
+# read: for Azure its own advice, since the API doesn't give custom data back. CloudStack's is what
+# its setting vm.userdata.max.length has by default (its source, UserDataManager); at most 1 MiB.
+# Incus, MAAS and Tinkerbell have no limit for a seed (docs/platforms/recipes.md), and Ironic's
+# (MAX_CONFIG_DRIVE_SIZE_MB, 64, of its agent) is one of the whole drive: all of them are `nocloud`.
 CHANNELS: Mapping[DatasourceName, Channel] = {
     "nocloud": Channel(
         "NoCloud (seed ISO, HTTP)", ("NoCloud",), None, carries_network=True,
