@@ -111,7 +111,7 @@ bench-render: setup ## [NODES=5000] measure the rendering of a large cluster
 bench-bake: setup ## measure the bakes and boots of the table in docs/performance.md
 	@$(BIN)/python bench/bake.py
 
-bench-upload: setup ## images to platforms: against each one's own client, on the test servers
+bench-upload: setup ## images to azure, file, libvirt, openstack, proxmox: against their own clients
 	@$(BIN)/python -m bench.upload
 
 bench-bootstrap: setup ## units against kubeadm: seconds to Ready on equal container machines

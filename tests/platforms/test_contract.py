@@ -15,13 +15,14 @@ import pytest
 
 from kubekiln.errors import KubekilnError
 from pipeline.targets.platform import DiskImage, InstanceSpec, TransientError
-from tests.platforms.conftest import USER_DATA, make_spec
+from tests.platforms.conftest import RIGS, USER_DATA, make_spec
 from tests.platforms.rigs.rig import Rig
 from tests.support.disks import raw_sha256
 
 pytestmark = [pytest.mark.platforms, pytest.mark.timeout(300)]
 
 Images = tuple[DiskImage, DiskImage]
+SUPPORT = Path(__file__).resolve().parents[2] / "docs/support.md"
 
 
 def need(rig: Rig, what: str) -> None:
@@ -229,3 +230,15 @@ def test_a_machine_that_was_half_made_is_found_and_removed(
         for instance in platform.list_instances("lab"):
             platform.delete(instance)
     assert rig.leftovers() == before
+
+
+def test_what_can_not_be_tried_is_in_the_docs() -> None:
+    said = {
+        f"| `{name}` | `{what}` | {why} |"
+        for name, rig in RIGS.items()
+        for what, why in rig.cannot.items()
+    }
+
+    assert said
+    section = SUPPORT.read_text().split("## What the platforms' test servers can't do")[1]
+    assert {line for line in section.splitlines() if line.startswith("| `")} == said
