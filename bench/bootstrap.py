@@ -9,18 +9,15 @@ nodes' own reports say. Needs root, and what `kubekiln up --target nspawn` needs
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench.bake import Bench, bench_copy
+from bench.bake import Bench, bench_copy, ready_after_s
 
 WAYS = ("systemd", "kubeadm")
-_READY = re.compile(r"KUBEKILN phase=ready t=([\d.]+)")
 
 
 def write_cluster(bench: Bench, way: str, masters: int) -> str:
@@ -33,21 +30,6 @@ def write_cluster(bench: Bench, way: str, masters: int) -> str:
     config["nodes"] = [*nodes, *(n for n in config["nodes"] if n["role"] == "worker")]
     (clusters / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return name
-
-
-def ready_after_s(bench: Bench, name: str) -> float:
-    """Boot a cluster, and give when the last of its nodes was Ready."""
-    bench.kubekiln("up", name, "--target", "nspawn")
-    try:
-        consoles = (bench.root / "build" / "machines" / name).glob("*/console.log")
-        return max(last_ready(console) for console in consoles)
-    finally:
-        bench.kubekiln("down", name)
-
-
-def last_ready(console: Path) -> float:
-    """Read when a node was Ready out of its console."""
-    return float(_READY.findall(console.read_text("utf-8", "replace"))[-1])
 
 
 def measure(bench: Bench, masters: int, rounds: int) -> Iterator[tuple[str, list[float]]]:
