@@ -252,13 +252,17 @@ def late_qemu(directory: Path, machine: str) -> str:
     Its certificates begin an hour before they were made: to there, and so to an hour behind, it is
     put forward, also if an emulated boot takes long.
     """
+    return changed_qemu(
+        directory,
+        f'[[ " $* " != *" -name {machine} "* ]] ||\n'
+        '    set -- "$@" -rtc "base=$(date -u -d "2 hours ago" +%FT%T)"\n',
+    )
+
+
+def changed_qemu(directory: Path, change: str) -> str:
+    """Make a PATH with a QEMU whose arguments these lines of bash change first."""
     real = find_tool("qemu-system-x86_64")
     program = directory / "qemu-system-x86_64"
-    program.write_text(
-        "#!/bin/bash\n"
-        f'[[ " $* " != *" -name {machine} "* ]] ||\n'
-        '    set -- "$@" -rtc "base=$(date -u -d "2 hours ago" +%FT%T)"\n'
-        f'exec {real} "$@"\n'
-    )
+    program.write_text(f'#!/bin/bash\n{change}exec {real} "$@"\n')
     program.chmod(0o755)
     return f"{directory}:{os.environ['PATH']}"

@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,7 @@ from tests.support.fleet import Fleet, fleet
 from tests.support.network import unanswered
 from tests.support.slowdisk import slow_syncs
 from tests.support.waiting import until
-from tests.support.writer import BACK_S, write_beside_a_loss
+from tests.support.writer import BACK_S, watch_until_they_end, write_beside_a_loss
 
 pytestmark = [
     pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.alone,
@@ -33,10 +36,10 @@ pytestmark = [
 ]  # fmt: skip
 
 LATE = "hs-master-3"
-VIP = "https://10.82.0.10:6443/readyz"
+VIP = "10.82.0.10"
+BALANCER = "127.0.0.1:7443"
 CLIENT = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 SERVING = "/var/lib/kubelet/pki/kubelet-server-current.pem"
-CA = "/etc/kubernetes/pki/ca.crt"
 SNAPSHOT = "/var/lib/snapshot.db"
 # A leader whose disk is slow may lose its office once, not again and again.
 MOST_ELECTIONS = 1
@@ -88,7 +91,7 @@ def test_kubelets_have_renewed_their_client_certificates_before_those_end(ha: Fl
     for name in ha.nodes:
         (given,) = ha.certificates(name, "/etc/kubernetes/pki/kubelet.crt")
         until(
-            lambda name=name, given=given: is_another(ha, name, CLIENT, given),
+            lambda name=name, given=given: ha.has_another(name, CLIENT, given),
             what=f"another certificate of {name}'s kubelet", timeout_s=120,
         )  # fmt: skip
         current = ha.certificates(name, CLIENT)[0]
@@ -108,7 +111,7 @@ def test_a_kubelet_that_lost_its_serving_certificate_gets_another_one(ha: Fleet)
     ha.inside(name, "/usr/bin/systemctl", "restart", "kubelet.service")
 
     until(
-        lambda: is_another(ha, name, SERVING, before),
+        lambda: ha.has_another(name, SERVING, before),
         what=f"another serving certificate of {name}", timeout_s=120,
     )  # fmt: skip
     ask = f"import ssl; print(ssl.get_server_certificate(('{address}', 10250)))"
@@ -129,11 +132,6 @@ def test_it_then_shows_its_renewed_client_certificate(ha: Fleet) -> None:
     until(is_in_a_log, what=f"an audit event of {name} with its new certificate", timeout_s=60)
 
 
-def is_another(ha: Fleet, name: str, path: str, before: x509.Certificate) -> bool:
-    found = ha.certificates(name, path)
-    return bool(found) and found[0].serial_number != before.serial_number
-
-
 def days_left(certificate: x509.Certificate) -> int:
     return (certificate.not_valid_after_utc - datetime.now(UTC)).days
 
@@ -143,11 +141,8 @@ def test_pods_of_all_nodes_reach_pods_services_ports_and_names(ha: Fleet) -> Non
 
 
 def test_the_virtual_address_leads_to_a_master(ha: Fleet) -> None:
-    wait = ("/usr/lib/kubekiln/wait-for-api", VIP, "10", CA)
-
-    assert ha.inside("hs-worker-1", *wait).returncode == 0
-    holders = [n for n in ha.names("master") if "10.82.0.10" in ha.addresses(n)]
-    assert len(holders) == 1
+    assert ha.reaches_api("hs-worker-1", f"{VIP}:6443")
+    assert sum(VIP in ha.addresses(name) for name in ha.names("master")) == 1
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -156,14 +151,30 @@ def test_a_component_that_is_killed_comes_back(ha: Fleet, component: str) -> Non
 
     ha.kill(name, f"{component}.service")
 
-    until(lambda: is_serving(ha, name), what=f"{name} serves", timeout_s=60)
+    until(lambda: ha.reaches_api(name), what=f"{name} serves", timeout_s=60)
     ha.wait_ready()
 
 
-def is_serving(ha: Fleet, name: str) -> bool:
-    url = "https://127.0.0.1:6443/readyz"
-    wait = ("/usr/lib/kubekiln/wait-for-api", url, "0", CA)
-    return ha.inside(name, *wait, check=False).returncode == 0
+def test_a_master_that_listens_without_being_ready_gets_no_requests(ha: Fleet) -> None:
+    name, client = "hs-master-2", "hs-worker-1"
+    address = str(ha.machines[name].address.ip)
+
+    ha.inside(name, "/usr/bin/systemctl", "stop", "etcd.service")
+    try:
+        until(lambda: not ha.reaches_api(name), what=f"{name} isn't ready", timeout_s=60)
+        until(
+            lambda: all(ha.reaches_api(client, BALANCER) for _ in range(20)),
+            what="20 requests in turn that others answer", timeout_s=30,
+        )  # fmt: skip
+        until(lambda: VIP not in ha.addresses(name), what="another holder", timeout_s=30)
+        assert ha.reaches_api(client, f"{VIP}:6443")
+        connect = f"import socket; socket.create_connection(({address!r}, 6443))"
+        ha.inside(client, "/usr/bin/python3", "-c", connect)
+    finally:
+        ha.inside(name, "/usr/bin/systemctl", "start", "etcd.service")
+
+    until(lambda: ha.reaches_api(name), what=f"{name} serves", timeout_s=60)
+    ha.wait_ready()
 
 
 @pytest.mark.parametrize("by_ms", [50, 200])
@@ -175,7 +186,7 @@ def test_a_slow_disk_of_the_leader_costs_time_and_neither_writes_nor_elections(
 
     with slow_syncs(ha, leader, "etcd.service", by_ms=by_ms, scratch=tmp_path):
         name = f"slow-{by_ms}"
-        said = write_beside_a_loss(ha, "hs-worker-1", "127.0.0.1:7443", name=name, loss=str)
+        said = write_beside_a_loss(ha, "hs-worker-1", BALANCER, name=name, loss=str)
 
     print(f"writes while {leader}'s disk is {by_ms} ms late: {said}")
     assert said.acknowledged > 20
@@ -185,26 +196,32 @@ def test_a_slow_disk_of_the_leader_costs_time_and_neither_writes_nor_elections(
 
 
 @pytest.mark.parametrize(
-    "way", ["127.0.0.1:7443", "10.82.0.10:6443"], ids=["a worker's balancer", "the virtual address"]
+    "way", [BALANCER, f"{VIP}:6443"], ids=["a worker's balancer", "the virtual address"]
 )
 def test_no_acknowledged_write_is_lost_with_the_master_that_takes_it(ha: Fleet, way: str) -> None:
-    name, lost = f"load-{way.rpartition(':')[2]}", list[str]()
+    name, lost, lost_at = f"load-{way.rpartition(':')[2]}", list[str](), list[float]()
 
     def lose(master: str) -> None:
         lost.append(master)
+        lost_at.append(time.time())
         ha.cut_off(master)
 
-    said = write_beside_a_loss(ha, "hs-worker-1", way, name=name, loss=lose)
+    with ThreadPoolExecutor(1) as pool:
+        watches = pool.submit(watch_until_they_end, ha, "hs-worker-1", BALANCER, masters=3)
+        said = write_beside_a_loss(ha, "hs-worker-1", way, name=name, loss=lose)
 
     print(f"writes through {way} beside the loss of {lost}: {said}")
     assert said.peers[0] == lost[0], "the client was connected to the one that was lost"
     assert set(said.peers[1:]) - set(lost), "and then to another one"
     assert said.acknowledged > 50
     assert said.longest_s < BACK_S
+    silent = [(ended or inf) - lost_at[0] for peer, ended in watches.result() if peer == lost[0]]
+    print(f"silent watches of {lost} through the balancer ended after {silent} s")
+    assert max(silent, default=inf) < BACK_S
 
     # This host's own way to the API leads to the first master, which may be the one.
     ha.boot(lost)
-    until(lambda: is_serving(ha, lost[0]), what=f"{lost[0]} serves", timeout_s=120)
+    until(lambda: ha.reaches_api(lost[0]), what=f"{lost[0]} serves", timeout_s=120)
     ha.wait_ready()
     there = ha.kubectl("get", "configmaps", "--output=name").text.split()
     assert {f"configmap/{name}-{i}" for i in range(said.acknowledged)} <= set(there)
@@ -229,7 +246,7 @@ def test_a_member_whose_disk_was_wiped_does_not_vote_until_it_is_added_anew(ha: 
     url = f"https://{ha.machines[name].address.ip}:2380"
     ha.etcdctl(other, "member", "add", name, f"--peer-urls={url}")
 
-    until(lambda: is_serving(ha, name), what=f"{name} serves", timeout_s=120)
+    until(lambda: ha.reaches_api(name), what=f"{name} serves", timeout_s=120)
     ha.wait_ready()
     assert member_id not in ha.etcdctl(other, "member", "list")
     assert etcd_keys(ha, name) == keys
@@ -250,8 +267,9 @@ def test_after_a_power_cut_of_all_everything_is_there_again(ha: Fleet) -> None:
     assert kept == "v"
     ha.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=180s")
     # Its interface has another name than at the first boot.
-    ask = ("/usr/lib/kubekiln/wait-for-api", VIP, "60", CA)
-    assert ha.inside("hs-worker-1", *ask).returncode == 0
+    until(
+        lambda: ha.reaches_api("hs-worker-1", f"{VIP}:6443"), what="the VIP leads on", timeout_s=60
+    )
 
 
 def test_a_lost_majority_is_made_good_from_a_snapshot(ha: Fleet) -> None:
@@ -276,7 +294,7 @@ def test_a_lost_majority_is_made_good_from_a_snapshot(ha: Fleet) -> None:
         ha.inside(name, "/usr/lib/kubekiln/etcd-restore", SNAPSHOT)
 
     for name in ha.names("master"):
-        until(lambda name=name: is_serving(ha, name), what=f"{name} serves", timeout_s=120)
+        until(lambda name=name: ha.reaches_api(name), what=f"{name} serves", timeout_s=120)
     assert [etcd_keys(ha, name) for name in ha.names("master")] == [before] * 3
     ha.wait_ready()
     ha.kubectl("create", "configmap", "written-afterwards")

@@ -148,6 +148,12 @@ class Fleet:
         values = dict(line.split("=", 1) for line in self.inside(name, *show).text.splitlines())
         return int(values["MainPID"]) if values["ActiveState"] == "active" else 0
 
+    def reaches_api(self, name: str, way: str = "127.0.0.1:6443") -> bool:
+        """Tell whether one request from a machine finds a ready API server at `host:port`."""
+        wait = ("/usr/lib/kubekiln/wait-for-api", f"https://{way}/readyz", "0")
+        said = self.inside(name, *wait, "/etc/kubernetes/pki/ca.crt", check=False)
+        return said.returncode == 0
+
     def kill(self, name: str, unit: str) -> None:
         """Kill a unit's process, which must run, and wait until another one does."""
         before = self.main_pid(name, unit)
@@ -169,6 +175,11 @@ class Fleet:
         """Read the certificates of a file on a machine; none if it isn't there."""
         said = self.inside(name, "/usr/bin/cat", path, check=False)
         return x509.load_pem_x509_certificates(said.stdout) if said.returncode == 0 else []
+
+    def has_another(self, name: str, path: str, before: x509.Certificate) -> bool:
+        """Tell whether the first certificate of a file on a machine is no longer that one."""
+        found = self.certificates(name, path)
+        return bool(found) and found[0].serial_number != before.serial_number
 
     def pods(self, selector: str) -> list[tuple[str, list[str], str]]:
         """List (name, addresses, node) of running pods."""

@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 from tests.support.fleet import Fleet
 
 PROGRAM = ROOT / "tests/support/in_pod/write.py"
+WATCHER = ROOT / "tests/support/in_pod/watch.py"
 # What such a client may notice of it.
 BACK_S = 5.0
 _CREDENTIAL, _PEER = "/run/writer.pem", "/run/writer-peer"
@@ -30,6 +31,7 @@ class Written:
     longest_s: float
     """The longest time without an acknowledged write."""
     refused: list[str]
+    """The attempts that failed, at most 20; each was tried again."""
     peers: list[str]
     """The API servers that it was connected to, one after the other."""
 
@@ -51,6 +53,20 @@ def write_beside_a_loss(
     said = made.inside(client, *words, stdin=PROGRAM.read_bytes())
     timer.join()
     return Written(**json.loads(said.text))
+
+
+def watch_until_they_end(
+    made: Fleet, client: str, way: str, *, masters: int
+) -> list[tuple[str, float | None]]:
+    """Hold silent watches from a machine through `way`, one of each master's API server at least.
+
+    Gives the master that served each, and when it ended (seconds since the epoch), if it did.
+    """
+    credential = f"{_CREDENTIAL}-watches"
+    made.inside(client, "/usr/bin/tee", credential, stdin=_credential(made))
+    words = ("/usr/bin/python3", "-", str(_SECONDS), way, str(masters), credential)
+    said = made.inside(client, *words, stdin=WATCHER.read_bytes())
+    return [(peer, ended) for peer, ended in json.loads(said.text)]
 
 
 def _credential(made: Fleet) -> bytes:

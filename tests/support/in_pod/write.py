@@ -53,7 +53,7 @@ while time.monotonic() < end:
         longest, last = max(longest, now - last), now
         acknowledged += 1
     else:
-        refused.append(str(status))
+        refused += [str(status)] if status else []
         time.sleep(0.1)
 print(
     json.dumps(
