@@ -8,12 +8,13 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kubekiln.errors import StorageError
+from kubekiln.errors import KubekilnError, StorageError
 
 _CHUNK = 1 << 20
 _LOOK_AGAIN_S = 0.2
@@ -27,11 +28,30 @@ _STORAGE_HINTS = {
 }
 
 
+# Go and zig say it in their own ways.
+_FULL_DISK_SIGNS = {
+    "no space left on device": errno.ENOSPC,
+    "nospaceleft": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+}
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full, read-only or forbidden disk into a StorageError that names `path`."""
+    """Turn a full, read-only or forbidden disk into a StorageError that names `path`.
+
+    A full one also if a command failed of it: then the end of its output says so.
+    """
     try:
         yield
+    except StorageError:
+        raise
+    except KubekilnError as error:
+        said = str(error).lower()
+        number = next((n for sign, n in _FULL_DISK_SIGNS.items() if sign in said), None)
+        if number is None:
+            raise
+        raise _full_disk(path, number, error) from error
     except OSError as error:
         if error.errno not in _STORAGE_HINTS:
             raise
@@ -40,6 +60,21 @@ def storage_errors(path: Path) -> Iterator[None]:
             where=str(path),
             hint=_STORAGE_HINTS[error.errno],
         ) from error
+
+
+def _full_disk(path: Path, number: int, error: KubekilnError) -> StorageError:
+    free = f"{shutil.disk_usage(existing(path)).free / 1e9:.1f} GB are free"
+    failed = error.problems[0]
+    return StorageError(
+        f"cannot write {path}: {os.strerror(number)} ({free}); {failed.what}",
+        where=", ".join([str(path), *([failed.where] if failed.where else [])]),
+        hint=_STORAGE_HINTS[number],
+    )
+
+
+def existing(path: Path) -> Path:
+    """Find the path itself, or the nearest directory above it that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def make_dir(path: Path, *, mode: int = 0o755) -> Path:

@@ -126,6 +126,12 @@ def cache_dir() -> Path:
     return home / "kubekiln"
 
 
+def go_modules_dir() -> Path:
+    """Where Go keeps modules, unless `go env -w` moved that."""
+    named = os.environ.get("GOMODCACHE")
+    return Path(named) if named else Path.home() / "go" / "pkg" / "mod"
+
+
 def user_kubeconfig() -> Path:
     """The kubeconfig that kubectl writes to: the first of $KUBECONFIG, else ~/.kube/config."""
     return kubeconfig_files()[0]

@@ -106,7 +106,9 @@ def scratch_dir(name: str) -> Iterator[Path]:
             scratch.chmod(0o755)
             stack.enter_context(locked(scratch / ".lock"))
         stack.callback(remove_tree, scratch)
-        yield scratch
+        # Before it is removed: of its disk is told how much is free.
+        with storage_errors(scratch):
+            yield scratch
 
 
 def _remove_unless_locked(scratch: Path) -> None:

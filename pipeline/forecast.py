@@ -23,33 +23,42 @@ class Step:
     title: str
     is_cached: bool
     detail: str = ""
+    compiles: bool = False
+    """Programs are built from Go modules, which takes room."""
 
 
 def forecast_bake(image: Image, *, project: Project, lock: Lock) -> tuple[Step, ...]:
     """Say of each stage whether it is cached; what depends on one that isn't counts as not."""
     plan = make_plan(image, project)
     found, lacking = look_up_components(image, lock)
-    detail = f"to get: {', '.join(lacking)}" if lacking else f"{len(found)} in the store"
+    names = ", ".join(f"{request.component} {request.version}" for request in lacking)
+    detail = f"to get: {names}" if lacking else f"{len(found)} in the store"
+    compiles = any(_fetcher(image, lock).compiles(request) for request in lacking)
     steps = [
         Step(plan.base.title, plan.base.is_done()),
-        Step("Components", not lacking, detail),
+        Step("Components", not lacking, detail, compiles),
     ]
     return (*steps, *_after_components(plan, found, known=all(s.is_cached for s in steps)))
 
 
-def look_up_components(image: Image, lock: Lock) -> tuple[dict[str, Fetched], list[str]]:
+def look_up_components(image: Image, lock: Lock) -> tuple[dict[str, Fetched], list[Request]]:
     """Find the image's components in the store, and name those that aren't there."""
-    context = Context(lock, Store.default(), mirror=image.component_mirror)
-    fetcher = Fetcher(context, provider_order(image.providers))
+    fetcher = _fetcher(image, lock)
     found, lacking = {}, []
     for name, version in image.components.items():
         release = lock.release(name, version)
-        there = fetcher.look_up(Request(name, version, image.architecture, release, context))
+        request = Request(name, version, image.architecture, release, fetcher.context)
+        there = fetcher.look_up(request)
         if there is None:
-            lacking.append(f"{name} {version}")
+            lacking.append(request)
         else:
             found[name] = there
     return found, lacking
+
+
+def _fetcher(image: Image, lock: Lock) -> Fetcher:
+    context = Context(lock, Store.default(), mirror=image.component_mirror)
+    return Fetcher(context, provider_order(image.providers))
 
 
 def _after_components(plan: Plan, found: dict[str, Fetched], *, known: bool) -> tuple[Step, ...]:

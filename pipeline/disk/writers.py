@@ -8,14 +8,11 @@ room for more than its result.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from kubekiln.errors import CommandFailed
 from kubekiln.process import Command, run
 from pipeline.disk.gce import read_gce, write_gce
 from pipeline.disk.nbd import Node, argument, file_node, open_disk, part_node
@@ -79,8 +76,7 @@ def _write_ova(source: Source, out: Path) -> None:
 def _write_vhd(source: Source, out: Path) -> None:
     # force_size: the size as it is, not the next one that cylinders, heads and sectors can say.
     options = ["-f", "vpc", "-o", "subformat=fixed,force_size=on"]
-    with _storage_errors_of_tools(out):
-        _run("qemu-img", "create", "-q", *options, out, str(source.size))
+    _run("qemu-img", "create", "-q", *options, out, str(source.size))
     _convert(source, out, "vpc", "-n", "--target-is-zero")
     settle_footer(out, source.name)
 
@@ -139,22 +135,9 @@ WRITERS: Mapping[FormatName, Writer] = MappingProxyType(
 
 def _convert(source: Source, out: Path, to: str, *options: str) -> None:
     """Have qemu-img write a format."""
-    with _storage_errors_of_tools(out):
-        _run("qemu-img", "convert", "-O", to, *options, argument(source.node), out)
+    _run("qemu-img", "convert", "-O", to, *options, argument(source.node), out)
 
 
 def _run(*words: str | Path) -> None:
     """Run a tool that ends when we are killed: nobody would wait for what it writes."""
     run(Command(["setpriv", "--pdeathsig", "KILL", *words], what_for="to convert images"))
-
-
-@contextlib.contextmanager
-def _storage_errors_of_tools(out: Path) -> Iterator[None]:
-    """Make the error of it that a tool died of for want of room."""
-    try:
-        yield
-    except CommandFailed as error:
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            if os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number), str(out)) from error
-        raise

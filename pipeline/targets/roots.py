@@ -6,19 +6,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from kubekiln.errors import StorageError
-from kubekiln.files import locked, make_dir
+from kubekiln.files import locked, make_dir, storage_errors
 from kubekiln.paths import cache_dir
 from kubekiln.process import Command, run
 from kubekiln.progress import step
+from pipeline.room import ROOT_BYTES, check_room
 from pipeline.targets.machine import BootImage
 
 _KEPT = 2
-# An unpacked Debian 13 node, with room to spare.
-_NEEDED_BYTES = 3 * 10**9
 
 
 def ensure_root(image: BootImage) -> Path:
@@ -30,14 +28,10 @@ def ensure_root(image: BootImage) -> Path:
         if root.is_dir():
             return root
         remove_unused(roots, keep=image.digest)
-        if shutil.disk_usage(roots).free < _NEEDED_BYTES:
-            raise StorageError(
-                f"less than {_NEEDED_BYTES // 10**9} GB free to unpack {image.name}",
-                where=str(roots),
-                hint="free some disk space, or point XDG_CACHE_HOME at a larger disk",
-            )
+        check_room(roots, ROOT_BYTES, what_for=f"to unpack {image.name}")
         half = roots / f".{image.digest}.half"
-        with step(f"Unpacking the root of {image.name} for container machines"):
+        title = f"Unpacking the root of {image.name} for container machines"
+        with step(title), storage_errors(roots):
             try:
                 unpack(image.root_tar, half)
                 run(Command(["mv", "-T", half, root], as_root=True))

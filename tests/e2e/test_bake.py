@@ -11,7 +11,7 @@ import signal
 import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +159,26 @@ def test_a_bake_with_nothing_changed_makes_nothing(kiln: Kiln) -> None:
 
     assert "reused base, components, disk, image, rootfs" in told
     assert kiln.manifest()["digest"] == digest
+
+
+def test_a_full_disk_is_said_to_be_full_and_nothing_is_published(kiln: Kiln) -> None:
+    # Another name is another disk: of a root file system that is there, so mke2fs is what fails.
+    configs = kiln.root / "configs/images"
+    shutil.copy(configs / "debian-13.yaml", configs / "full.yaml")
+    stages = kiln.cache / "kubekiln/stages"
+    small = 'mount -t tmpfs -o size=512m none "$0" && exec "$@"'
+    bake = kiln.command("bake", "full")
+    argv = ["unshare", "--mount", "sh", "-c", small, stages / "work", *bake.argv]
+
+    result = run(replace(bake, argv=argv), check=False)
+
+    told = result.stderr.decode()
+    assert result.returncode == EXIT_USAGE, told
+    assert f"error: cannot write {stages}/work/disk-" in told
+    assert "No space left on device (0." in told and "populate-root.sh" in told
+    assert "hint: free some disk space, or point XDG_CACHE_HOME at a larger disk" in told
+    assert not list((kiln.root / "build/images").glob("full*"))
+    assert [p.name for p in (stages / "work").iterdir()] == [".lock"]
 
 
 def test_a_changed_element_leaves_the_distribution_as_it_is(kiln: Kiln) -> None:

@@ -12,4 +12,4 @@ def let_bake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this host have all tools, rights and room for a bake."""
     for question in ("_tools", "_privileges"):
         monkeypatch.setattr(preflight, question, lambda: [])
-    monkeypatch.setattr(preflight, "_space", lambda _project: [])
+    monkeypatch.setattr(preflight, "_space", lambda _wanted: [])

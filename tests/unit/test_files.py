@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from kubekiln.errors import EXIT_USAGE, StorageError
-from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
+from kubekiln.errors import EXIT_USAGE, CommandFailed, KubekilnError, StorageError
+from kubekiln.files import (
+    locked,
+    make_dir,
+    sha256_bytes,
+    sha256_file,
+    storage_errors,
+    write_atomic,
+)
 from kubekiln.progress import waits
 from kubekiln.secret import Secret
 
@@ -44,6 +51,31 @@ def test_a_bad_disk_leaves_the_old_content_and_no_residue(
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert hint in str(caught.value)
     assert caught.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [("mke2fs: No space left on device while populating", StorageError),
+     ("write /x: no space left on device", StorageError),
+     ("error: NoSpaceLeft", StorageError),
+     ("cp: Disk quota exceeded", StorageError),
+     ("ld: undefined symbol", CommandFailed)],
+    ids=["C", "Go", "zig", "quota", "something else"],
+)  # fmt: skip
+def test_a_disk_that_a_command_found_full_is_full(
+    tmp_path: Path, end: str, error: type[KubekilnError]
+) -> None:
+    place = tmp_path / "gone" / "scratch"
+
+    with pytest.raises(error) as caught, storage_errors(place):
+        raise CommandFailed(f"tool failed: exit code 1\n  | {end}", where="log /a/log")
+
+    said = str(caught.value)
+    assert end in said and "log /a/log" in said
+    if error is StorageError:
+        assert caught.value.exit_code == EXIT_USAGE
+        assert f"cannot write {place}: " in said and "GB are free" in said
+        assert "hint: free some" in said
 
 
 def test_an_existing_directory_gets_the_asked_mode(tmp_path: Path) -> None:

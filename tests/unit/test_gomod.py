@@ -6,12 +6,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kubekiln.errors import CommandFailed, ConfigError, IntegrityError, KubekilnError, StorageError
+from kubekiln.errors import (
+    EXIT_USAGE,
+    CommandFailed,
+    ConfigError,
+    IntegrityError,
+    KubekilnError,
+    StorageError,
+)
 from kubekiln.files import locked
 from kubekiln.process import Command, Result, spawn
 from pipeline.lock import GoBuild
@@ -180,12 +188,40 @@ def test_a_patch_counts_as_a_change(modules: Path) -> None:
 def test_a_nearly_full_disk_is_said_before_the_build(
     tmp_path: Path, modules: Path, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gomod, "_NEEDED_BYTES", 10**18)
+    monkeypatch.setattr(gomod, "COMPILE_BYTES", 10**18)
 
     with pytest.raises(StorageError, match="GB are free"):
         fetch(tmp_path, modules)
 
     assert fake_go.commands == []
+
+
+def test_a_disk_without_room_for_a_compiler_is_as_full_as_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolchain, "COMPILERS_BYTES", 10**18)
+
+    with pytest.raises(StorageError, match="GB are free for .*, a compiler needs") as caught:
+        toolchain.install_toolchain(lock_of({}).toolchains.go, base=tmp_path)
+
+    assert caught.value.exit_code == EXIT_USAGE
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.processes("setpriv", "sh")
+def test_a_build_that_fills_the_disk_says_so_whatever_else_its_log_has(
+    tmp_path: Path, modules: Path, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The package's name looks like a fault of the network.
+    says = "echo client-go/util/certificate; echo write x: no space left on device; exit 1"
+
+    def run(command: Command, **options: Any) -> None:
+        run_go(replace(command, argv=["sh", "-c", says]), **options)
+
+    monkeypatch.setattr(gomod, "run_go", run)
+
+    with pytest.raises(StorageError, match="No space left on device"):
+        fetch(tmp_path, modules)
 
 
 @pytest.mark.parametrize(

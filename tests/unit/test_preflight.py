@@ -13,7 +13,7 @@ import pytest
 from kubekiln import host
 from kubekiln.errors import EXIT_USAGE, ConfigError
 from kubekiln.paths import Project
-from pipeline.forecast import Step
+from pipeline.forecast import Step, forecast_bake
 from pipeline.lock import load_lock, lock_path
 from pipeline.model import Image, load_image
 from pipeline.stages import preflight as stage
@@ -29,7 +29,7 @@ def good_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stage, "missing_tools", lambda *_: [])
     monkeypatch.setattr(stage.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(stage.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: _Usage(100 << 30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: _Usage(100 << 30))
 
 
 class _Usage:
@@ -61,12 +61,12 @@ def test_every_problem_is_said_at_once_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr(stage, "missing_tools", lambda *_: [host.TOOLS[2]])
     monkeypatch.setattr(stage.platform, "machine", lambda: "riscv64")
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: _Usage(1 << 29))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: _Usage(1 << 29))
     bad = image({"elements": ["k8s-typo"], "components": {**image().components, "etcd": "0.0.1"}})
 
     found = problems(bad)
 
-    for part in ("'k8s-typo'", "etcd 0.0.1", "riscv64", "mmdebstrap is missing", "0.5 GiB free"):
+    for part in ("'k8s-typo'", "etcd 0.0.1", "riscv64", "mmdebstrap is missing", "0.5 GB are free"):
         assert [what for what in found if part in what], part
     assert list(tmp_path.iterdir()) == []
 
@@ -98,7 +98,7 @@ def test_the_host_is_asked_only_for_what_is_to_be_done(
     steps = tuple(Step("a stage", is_cached) for is_cached in cached)
     monkeypatch.setattr(stage, "forecast_bake", lambda *_, **__: steps)
     monkeypatch.setattr(stage, "missing_tools", lambda *_: [host.TOOLS[2]])
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: _Usage(1 << 29))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: _Usage(1 << 29))
     monkeypatch.setattr(stage.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(stage, "find_tool", lambda _: Path("/usr/bin/sudo"))
     monkeypatch.setattr(stage, "run", lambda *_, **__: _Result(1))
@@ -107,7 +107,7 @@ def test_the_host_is_asked_only_for_what_is_to_be_done(
     if asks:
         with pytest.raises(ConfigError) as caught:
             preflight(image(), project=PROJECT, lock=lock, refresh=refresh)
-        assert len(caught.value.problems) == 4
+        assert len(caught.value.problems) == 3
     else:
         preflight(image(), project=PROJECT, lock=lock, refresh=refresh)
 
@@ -123,3 +123,45 @@ def test_the_tools_that_the_code_starts_are_those_that_are_checked() -> None:
     started = {"sfdisk", "mke2fs", "debugfs", "mkfs.vfat", "mcopy", "qemu-img", "unshare"}
 
     assert started <= known
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("compiles", "compilers", "modules", "needed"),
+    [(False, True, True, 11.8), (True, True, True, 19.8), (True, False, True, 21.3),
+     (True, False, False, 25.8)],
+    ids=["nothing is compiled", "compiled", "without compilers", "without anything"],
+)  # fmt: skip
+def test_what_is_compiled_needs_its_room_too(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    compiles: bool,
+    compilers: bool,
+    modules: bool,
+    needed: float,
+) -> None:
+    steps = (Step("components", is_cached=False, compiles=compiles),)
+    monkeypatch.setattr(stage, "forecast_bake", lambda *_, **__: steps)
+    monkeypatch.setattr(stage, "is_installed", lambda _: compilers)
+    monkeypatch.setenv("GOMODCACHE", str(tmp_path if modules else tmp_path / "none"))
+    project = Project(tmp_path)
+    lock = load_lock(lock_path(PROJECT.configs_dir))
+    monkeypatch.setattr(stage, "make_plan", lambda *_: object())
+
+    def asked(free: float) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: _Usage(int(free * GB)))
+        preflight(image(), project=project, lock=lock)
+
+    asked(needed + 0.1)
+    with pytest.raises(ConfigError, match=f"GB are free for .*, a bake needs {needed} GB"):
+        asked(needed - 0.1)
+
+
+def test_the_first_bake_of_the_default_image_is_known_to_compile() -> None:
+    lock = load_lock(lock_path(PROJECT.configs_dir))
+
+    steps = forecast_bake(image(), project=PROJECT, lock=lock)
+
+    assert [step.title for step in steps if step.compiles] == ["Components"]
