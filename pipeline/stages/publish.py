@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubekiln.files import make_dir, storage_errors, sync_file
+from kubekiln.files import locked, make_dir, storage_errors, sync_dir, sync_file
+from kubekiln.progress import waits
 from pipeline.cache import Stage
 from pipeline.model import Image
 from pipeline.stages.components import Components
@@ -75,14 +76,23 @@ def describe(
 
 
 def publish(image: Image, to: Published, *, disk: Stage, about: Mapping[str, Any]) -> None:
-    """Copy the disk into place and write its records beside it; the manifest is the last file."""
-    make_dir(to.directory)
-    with storage_errors(to.directory):
-        to.manifest.unlink(missing_ok=True)
-        copy_whole(disk.output("disk.qcow2"), to.qcow2)
+    """Copy the disk and write its records beside it; the manifest gets its name last.
+
+    Not a link: whoever writes to a published image would change the cache, and other checkouts'.
+    """
     packages = read_packages(disk.output("dpkg-status").read_text())
     bill = sbom(image, digest=disk.digest, files=about["files"], packages=packages)
-    write_records(to.directory, to.stem, manifest=about, sbom=bill)
+    make_dir(to.directory)
+    with staging_dir(to.directory) as staging:
+        to.manifest.unlink(missing_ok=True)
+        copy = staging / to.qcow2.name
+        shutil.copyfile(disk.output("disk.qcow2"), copy)
+        copy.chmod(0o644)
+        sync_file(copy)
+        records = write_records(staging, to.stem, manifest=about, sbom=bill)
+        for path in (copy, *records):
+            path.rename(to.directory / path.name)
+        sync_dir(to.directory)
 
 
 def point_to(image: Image, to: Published) -> None:
@@ -91,12 +101,9 @@ def point_to(image: Image, to: Published) -> None:
         link = to.directory / f"{image.name}{target.suffix}"
         if link.is_symlink() and link.readlink() == Path(target.name):
             continue
-        temporary = Path(tempfile.mkdtemp(dir=to.directory, prefix=".link-"))
-        try:
-            (temporary / "link").symlink_to(target.name)
-            (temporary / "link").rename(link)
-        finally:
-            shutil.rmtree(temporary)
+        with staging_dir(to.directory) as staging:
+            (staging / "link").symlink_to(target.name)
+            (staging / "link").rename(link)
 
 
 def all_published(images_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -109,18 +116,15 @@ def all_published(images_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     return sorted(found, key=lambda entry: str(entry[1]["created"]), reverse=True)
 
 
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that it appears whole.
+@contextlib.contextmanager
+def staging_dir(directory: Path) -> Iterator[Path]:
+    """Give a directory for what isn't whole yet, beside its place and gone afterwards.
 
-    Not a link: whoever writes to a published image would change the cache, and other checkouts'.
+    One at a time has one, so any other was left by a bake that was killed, and is removed.
     """
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.chmod(0o644)
-        sync_file(temporary)
-        temporary.rename(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    waiting = waits("another kubekiln publishes an image")
+    with storage_errors(directory), locked(directory / ".publish.lock", waiting=waiting):
+        for left in directory.glob(".publish-*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".publish-") as name:
+            yield Path(name)

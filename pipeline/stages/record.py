@@ -123,13 +123,15 @@ def sbom(image: Image, *, digest: str, files: Mapping[str, str], packages: list[
     return JsonV1Dot5(bom).output_as_string(indent=1)
 
 
-def write_records(directory: Path, stem: str, *, manifest: Mapping[str, Any], sbom: str) -> Path:
+def write_records(
+    directory: Path, stem: str, *, manifest: Mapping[str, Any], sbom: str
+) -> tuple[Path, ...]:
     """Write everything beside the qcow2; the manifest last, for it says that the image is whole."""
     bill = directory / f"{stem}.cdx.json"
     write_atomic(bill, sbom)
     sums = {f"{stem}.qcow2": manifest["qcow2"]["sha256"], bill.name: sha256_file(bill)}
     lines = [f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items())]
-    write_atomic(directory / f"{stem}.SHA256SUMS", "".join(lines))
-    path = directory / f"{stem}.json"
-    write_atomic(path, json.dumps(manifest, indent=1) + "\n")
-    return path
+    checksums, about = directory / f"{stem}.SHA256SUMS", directory / f"{stem}.json"
+    write_atomic(checksums, "".join(lines))
+    write_atomic(about, json.dumps(manifest, indent=1) + "\n")
+    return bill, checksums, about
