@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.lock import Lock
+from pipeline.lock import GoBuild, Lock
 from pipeline.model import Image
 from pipeline.plan import main_archive
 from pipeline.stages.fetch import Fetched, fetch_components
@@ -19,11 +19,27 @@ IMAGE_ONLY = ("pause",)
 
 
 @dataclass(frozen=True)
+class Library:
+    """A C library that is linked into a program, so that no package tells of it."""
+
+    name: str
+    version: str
+    inside: str
+    """`component/name` of the program."""
+    source: str
+    """URL of its source, or path in a Debian mirror."""
+    checksum: tuple[str, str]
+    """Algorithm and hex, of the source."""
+
+
+@dataclass(frozen=True)
 class Components:
     """What the elements install; the store names files by their sha256."""
 
     files: Mapping[str, Path]
     """`component/name` → a program that is installed on the node."""
+    image_files: Mapping[str, Path]
+    """`component/name` → a program that is only inside its container image."""
     images: Mapping[str, Path]
     """Reference → archive of a container image."""
     sandbox_image: str
@@ -32,6 +48,8 @@ class Components:
     """Component → who gave it."""
     reused: bool
     """Everything was in the store already."""
+    libraries: tuple[Library, ...] = ()
+    """What is linked into programs that we compiled."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -51,18 +69,20 @@ def gather(image: Image, lock: Lock, *, cancel: threading.Event | None = None) -
         debian_mirror=main_archive(image),
         cancel=cancel,
     )
-    return choose(fetched)
+    return replace(choose(fetched), libraries=linked_libraries(fetched, lock))
 
 
 def choose(fetched: Mapping[str, Fetched]) -> Components:
     """Sort out what is installed and what is only in a container image."""
+    programs = {
+        f"{component}/{name}": path
+        for component, got in sorted(fetched.items())
+        for name, path in sorted(got.files.items())
+    }
+    on_node = {n: path for n, path in programs.items() if n.partition("/")[0] not in IMAGE_ONLY}
     return Components(
-        files={
-            f"{component}/{name}": path
-            for component, got in sorted(fetched.items())
-            if component not in IMAGE_ONLY
-            for name, path in sorted(got.files.items())
-        },
+        files=on_node,
+        image_files={name: path for name, path in programs.items() if name not in on_node},
         images={
             reference: path
             for _, got in sorted(fetched.items())
@@ -72,3 +92,30 @@ def choose(fetched: Mapping[str, Fetched]) -> Components:
         providers={component: got.provider for component, got in sorted(fetched.items())},
         reused=all(got.reused for got in fetched.values()),
     )
+
+
+def linked_libraries(fetched: Mapping[str, Fetched], lock: Lock) -> tuple[Library, ...]:
+    """Name the C libraries inside the programs that were built from Go modules, here or elsewhere.
+
+    Of what is inside an upstream's own program the lock knows nothing.
+    """
+    return tuple(
+        Library(name, version, f"{component}/{program}", *_source_of(name, version, got, lock))
+        for component, got in sorted(fetched.items())
+        for program, path in sorted(got.files.items())
+        if (build := lock.release(component, got.version).gomod)
+        and (got.provider == "gomod" or _is_built(build, path.name))
+        for name, version in sorted(build.c_libraries.items())
+    )
+
+
+def _is_built(build: GoBuild, sha256: str) -> bool:
+    return any(sha256 in built.sha256.values() for built in build.built)
+
+
+def _source_of(name: str, version: str, of: Fetched, lock: Lock) -> tuple[str, tuple[str, str]]:
+    release = lock.release(name, version)
+    for artefact in release.upstream.get(of.architecture, ()):
+        return artefact.url, artefact.digest
+    file = release.deb[of.architecture][0]
+    return file.path, ("sha256", file.sha256)

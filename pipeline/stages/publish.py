@@ -66,7 +66,9 @@ def describe(
             qcow2=(disk.output("disk.qcow2"), to.qcow2.name),
             root_tar=rootfs.output("root.tar"),
             files={name: path.name for name, path in components.files.items()},
+            image_files={name: path.name for name, path in components.image_files.items()},
             images={reference: path.name for reference, path in components.images.items()},
+            libraries=components.libraries,
             packages=read_packages(disk.output("dpkg-status").read_text()),
         ),
         "providers": dict(components.providers),
@@ -81,7 +83,7 @@ def publish(image: Image, to: Published, *, disk: Stage, about: Mapping[str, Any
     Not a link: whoever writes to a published image would change the cache, and other checkouts'.
     """
     packages = read_packages(disk.output("dpkg-status").read_text())
-    bill = sbom(image, digest=disk.digest, files=about["files"], packages=packages)
+    bill = sbom(image, about, packages)
     make_dir(to.directory)
     with staging_dir(to.directory) as staging:
         to.manifest.unlink(missing_ok=True)

@@ -28,7 +28,13 @@ IMAGE: Image = load_image("debian-13", Project(ROOT))
 DISK = Stage("disk", "Disk image", "d" * 64, ("disk.qcow2", "dpkg-status"))
 STEM = "debian-13-dddddddddddd"
 WHOLE = {f"{STEM}{suffix}" for suffix in (".qcow2", ".json", ".cdx.json", ".SHA256SUMS")}
-ABOUT = {"files": {}, "qcow2": {"size": 4, "sha256": "a" * 64}}
+ABOUT = {
+    "digest": "d",
+    "files": {},
+    "image_files": {},
+    "libraries": [],
+    "qcow2": {"size": 4, "sha256": "a" * 64},
+}
 
 
 @pytest.fixture
