@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kubekiln.files import sha256_file
 from pipeline.disk.layout import BIOS_BOOT_TYPE, ESP_TYPE, ROOT_TYPES, SECTOR
 from pipeline.disk.readback import Owner
@@ -235,6 +237,25 @@ def has_its_units_enabled(facts: Facts) -> list[str]:
     ]
 
 
+def asks_its_datasources_alone(facts: Facts) -> list[str]:
+    """cloud-init asks for user-data whom the image's configuration names, and nobody else."""
+    asked: object = None
+    # As cloud-init merges its configuration: of several files that say it the last one counts.
+    below = sorted((facts.tree / "etc/cloud/cloud.cfg.d").glob("*.cfg"))
+    for path in (facts.tree / "etc/cloud/cloud.cfg", *below):
+        try:
+            said = yaml.safe_load(facts.text(str(path.relative_to(facts.tree))))
+        except yaml.YAMLError:
+            return [f"{facts.name(path)} is no YAML"]
+        if isinstance(said, dict):
+            asked = said.get("datasource_list", asked)
+    if not isinstance(asked, list):
+        return ["no datasource_list below /etc/cloud"]
+    # The manifest of an image that was baked before this was looked at doesn't say.
+    wanted = list(facts.manifest.get("datasources", asked))
+    return [] if asked == wanted else [f"datasource_list is {asked}, not {wanted}"]
+
+
 def has_the_right_owners(facts: Facts) -> list[str]:
     """Directories that hold secrets or data are closed, and belong to whom they must."""
     return [
@@ -258,5 +279,6 @@ CHECKS: Mapping[str, Check] = {
     "container images": has_the_container_images,
     "no swap": has_no_swap,
     "enabled units": has_its_units_enabled,
+    "datasources": asks_its_datasources_alone,
     "owners and modes": has_the_right_owners,
 }

@@ -72,6 +72,7 @@ def manifest(
         "architecture": image.architecture,
         "distribution": {"name": image.distribution, "release": image.release},
         "apt": [url for url in (image.apt.mirror, image.apt.security_mirror) if url],
+        "datasources": list(image.datasources),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "qcow2": {
             "path": name,

@@ -20,6 +20,7 @@ LAYOUT = make_layout(size_mib=512, architecture="amd64", seed="test")
 _METADATA = "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db"
 _CONTENT = "var/lib/containerd/io.containerd.content.v1.content/blobs/sha256"
 _SNAPSHOT = "var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs/pause"
+DATASOURCES = "etc/cloud/cloud.cfg.d/90-kubekiln-datasources.cfg"
 
 
 def write(tree: Path, path: str, content: str | bytes = "") -> None:
@@ -45,6 +46,9 @@ def facts(tmp_path: Path) -> Facts:
     write(tree, "etc/shadow", "root:!*:1:0:99999:7:::\nsshd:!:1::::::\n")
     write(tree, "etc/fstab", "LABEL=kubekiln-root / ext4 defaults 0 1\n")
     write(tree, "etc/apt/sources.list.d/debian.sources", "URIs: http://m.example/debian\n")
+    write(tree, "etc/cloud/cloud.cfg", "users: [default]\ndatasource_list: [Everything]\n")
+    write(tree, DATASOURCES, "datasource_list: [ConfigDrive, None]\n")
+    write(tree, "etc/cloud/cloud.cfg.d/README", "datasource_list: [Nobody]\n")
     for unit in ("containerd", "kubekiln-activate", "ssh"):
         write(tree, f"etc/systemd/system/multi-user.target.wants/{unit}.service")
     write(tree, "usr/local/bin/kubelet", program())
@@ -70,6 +74,7 @@ def facts(tmp_path: Path) -> Facts:
         manifest={
             "architecture": "amd64",
             "apt": ["http://m.example/debian"],
+            "datasources": ["ConfigDrive", "None"],
             "files": {
                 "kubernetes/kubelet": sha256(program()),
                 "cni-plugins/bridge": sha256(program(text=b"bridge")),
@@ -120,6 +125,11 @@ Damage = Callable[[Path], None]
         (f"{_CONTENT}/{'0' * 64}", b"layer", "container images"),
         ("etc/fstab", "/swap none swap sw 0 0\n", "no swap"),
         ("etc/systemd/system/timers.target.wants/apt-daily.timer", "", "enabled units"),
+        (DATASOURCES, "datasource_list: [ConfigDrive]\n", "datasources"),
+        (DATASOURCES, "datasource_list: [None, ConfigDrive]\n", "datasources"),
+        (DATASOURCES, "datasource_list: ConfigDrive, None\n", "datasources"),
+        (DATASOURCES, "datasource_list: [ConfigDrive,\n", "datasources"),
+        ("etc/cloud/cloud.cfg.d/90_dpkg.cfg", "datasource_list: [NoCloud]\n", "datasources"),
     ],
     ids=lambda value: value if isinstance(value, str) and "/" in value else "",
 )  # fmt: skip
@@ -167,12 +177,25 @@ def test_the_build_hosts_name_is_looked_for_where_a_hosts_name_gets_in(
         (_METADATA, "container images"),
         (_SNAPSHOT, "container images"),
         ("etc/systemd/system/multi-user.target.wants/containerd.service", "enabled units"),
+        (DATASOURCES, "datasources"),
     ],
 )
 def test_what_must_be_there_is_missed(facts: Facts, path: str, check: str) -> None:
     (facts.tree / path).unlink()
 
     assert check in findings(facts)
+
+
+def test_a_list_of_datasources_is_missed_also_where_the_manifest_has_none(facts: Facts) -> None:
+    older = {name: value for name, value in facts.manifest.items() if name != "datasources"}
+    assert findings(replace(facts, manifest=older)) == {}
+
+    for path in (facts.tree / "etc/cloud").rglob("*.cfg"):
+        path.unlink()
+
+    assert findings(replace(facts, manifest=older)) == {
+        "datasources": ["no datasource_list below /etc/cloud"]
+    }
 
 
 def test_a_boot_sector_that_leads_elsewhere_is_found(facts: Facts) -> None:
