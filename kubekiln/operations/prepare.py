@@ -10,7 +10,7 @@ from cloudinit.model import Cluster
 from cloudinit.render import render_cluster
 from cloudinit.rendered import RenderedCluster
 from cloudinit.rules import load_cluster
-from kubekiln.channel import CHANNELS
+from kubekiln.channel import CHANNELS, Channel
 from kubekiln.config import Source
 from kubekiln.errors import ConfigError
 from kubekiln.paths import Project
@@ -47,14 +47,14 @@ def fit(project: Project, cluster: Cluster, path: Path) -> Plan:
             where=where,
             hint=f"write {image.kubernetes} here, or {cluster.kubernetes} in the image's config",
         )
-    refuse_other_datasource(cluster, image, path)
+    refuse_other_datasource(project, cluster, image, path)
     return Plan(cluster, image, lock)
 
 
-def refuse_other_datasource(cluster: Cluster, image: Image, path: Path) -> None:
+def refuse_other_datasource(project: Project, cluster: Cluster, image: Image, path: Path) -> None:
     """Raise ConfigError if the image's cloud-init doesn't look where the user-data will be."""
     channel = CHANNELS[cluster.datasource]
-    if not set(channel.sources).isdisjoint(image.datasources):
+    if _looks_there(image, channel):
         return
     source = Source(path) if path.is_file() else None
     key = next((k for k in ("datasource", "image") if source and source.has((k,))), None)
@@ -62,9 +62,28 @@ def refuse_other_datasource(cluster: Cluster, image: Image, path: Path) -> None:
         f"datasource {cluster.datasource} is {' or '.join(channel.sources)} to cloud-init; image "
         f"{image.name} looks at {', '.join(image.datasources)} alone",
         where=source.where((key,) if key else ()) if source else None,
-        hint=f"take an image with `datasources: [{channel.sources[0]}]` (debian-13-cloud looks at "
-        "most clouds)",
+        hint=" or ".join(f"`image: {name}`" for name in _fitting_images(project, cluster))
+        or f"take an image with `datasources: [{channel.sources[0]}]`; none in configs/images with "
+        f"Kubernetes {cluster.kubernetes} has it",
     )
+
+
+def _fitting_images(project: Project, cluster: Cluster) -> list[str]:
+    """Name the project's images that this cluster can have."""
+    found, channel = [], CHANNELS[cluster.datasource]
+    for name in project.config_names("images"):
+        try:
+            image = load_image(name, project)
+        except ConfigError:
+            # Whoever bakes that one hears of it.
+            continue
+        if image.kubernetes == cluster.kubernetes and _looks_there(image, channel):
+            found.append(name)
+    return found
+
+
+def _looks_there(image: Image, channel: Channel) -> bool:
+    return not set(channel.sources).isdisjoint(image.datasources)
 
 
 def bake_image(project: Project, plan: Plan) -> BootImage:

@@ -7,6 +7,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -204,9 +205,11 @@ def test_a_platform_that_brings_it_needs_nothing_else(name: str) -> None:
     assert findings(make_cluster(datasource=name)) == []
 
 
-@pytest.mark.parametrize("name", ["ec2", "vsphere"])
+@pytest.mark.parametrize(
+    ("name", "fitting"), [("ec2", "debian-13-cloud"), ("vsphere", "debian-13-vmware")]
+)
 def test_a_cluster_whose_image_looks_elsewhere_is_refused_at_its_line(
-    name: DatasourceName, tmp_path: Path
+    name: DatasourceName, fitting: str, tmp_path: Path
 ) -> None:
     project = make_project(tmp_path)
     path = write_cluster(project, cluster_data(**of_platform(name)))
@@ -218,7 +221,32 @@ def test_a_cluster_whose_image_looks_elsewhere_is_refused_at_its_line(
     said = str(refused.value)
     assert f"is {CHANNELS[name].sources[0]} to cloud-init; image debian-13 looks at NoCloud" in said
     assert f"{path}:{line} (datasource)" in said
-    assert f"`datasources: [{CHANNELS[name].sources[0]}]`" in said
+    assert said.endswith(f"hint: `image: {fitting}`")
+    write_cluster(project, cluster_data(**of_platform(name), image=fitting))
+    assert load(project, "lab").image.name == fitting
+
+
+def test_the_images_that_fit_are_those_of_the_project_and_of_the_clusters_kubernetes(
+    tmp_path: Path,
+) -> None:
+    project = make_project(tmp_path)
+    write_cluster(project, cluster_data(**of_platform("vsphere")))
+    images = project.configs_dir / "images"
+    text = (images / "debian-13-vmware.yaml").read_text()
+    (images / "debian-13-vmware.yaml").rename(images / "mine.yaml")
+    (images / "older.yaml").write_text(re.sub(r"(kubernetes: )\S+", r'\1"1.36.4"', text))
+    (images / "broken.yaml").write_text("datasources: [VMware]\n")
+
+    with pytest.raises(ConfigError, match=r"hint: `image: mine`\Z"):
+        load(project, "lab")
+
+
+def test_where_no_image_fits_it_is_said_what_one_would_look_at(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    write_cluster(project, cluster_data(**of_platform("cloudstack")))
+
+    with pytest.raises(ConfigError, match=r"an image with `datasources: \[CloudStack\]`; none in"):
+        load(project, "lab")
 
 
 def test_a_target_that_attaches_otherwise_than_the_cluster_expects_is_refused(
@@ -245,13 +273,19 @@ def test_an_image_that_looks_there_is_taken(tmp_path: Path) -> None:
     assert render_cluster(load(project, "lab").cluster, project=project, now=NOW).nodes
 
 
-def test_the_cloud_image_is_the_other_one_with_other_datasources(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["debian-13-cloud", "debian-13-vmware"])
+def test_the_other_images_are_the_plain_one_with_other_datasources(
+    name: str, tmp_path: Path
+) -> None:
     project = make_project(tmp_path)
-    plain, cloud = (load_image(n, project).model_dump() for n in ("debian-13", "debian-13-cloud"))
+    plain, other = (load_image(n, project).model_dump() for n in ("debian-13", name))
 
-    different = {key for key in plain if plain[key] != cloud[key]}
+    different = {key for key in plain if plain[key] != other[key]}
 
     assert different == {"name", "datasources"}
     assert plain["datasources"] == ("NoCloud",)
+
+
+def test_a_clouds_image_asks_amazon_last(tmp_path: Path) -> None:
     # It takes what isn't Amazon's, too, if nobody before it does.
-    assert cloud["datasources"][-1] == "Ec2"
+    assert load_image("debian-13-cloud", make_project(tmp_path)).datasources[-1] == "Ec2"
