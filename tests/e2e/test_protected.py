@@ -48,12 +48,6 @@ def cluster(lab: Lab, name: str, userdata: dict[str, Any]) -> str:
     return node
 
 
-def what_is_left(made: Fleet, node: str) -> list[str]:
-    """Name the files of cloud-init's that hold a key."""
-    search = "grep --recursive --files-with-matches 'PRIVATE KEY' /var/lib/cloud /run/cloud-init"
-    return made.inside(node, "/bin/sh", "-c", f"{search} || true").text.splitlines()
-
-
 def test_a_node_opens_what_is_sealed_with_the_key_that_its_host_gives_it(
     lab: Lab, image: Path, tmp_path: Path
 ) -> None:
@@ -71,7 +65,7 @@ def test_a_node_opens_what_is_sealed_with_the_key_that_its_host_gives_it(
         phases = {("activated", node), ("api", node), ("ready", node), ("addons", node)}
         # The console hears of a phase at once, the URL when somebody takes it.
         until(lambda: phases <= heard_in(heard), what="a call for each phase", timeout_s=60)
-        assert what_is_left(made, node) == []
+        assert made.left_by_cloud_init(node) == []
         left = made.inside(node, "/bin/ls", "/etc/kubekiln").text.split()
         assert not {"protected.json", "user-data.age"} & set(left)
 
@@ -140,4 +134,4 @@ def test_a_node_waits_for_the_server_and_fetches_its_user_data_once(lab: Lab, im
 
         assert f"{node}: given to {made.machines[node].address.ip}" in said.read_text()
         assert "10.80.0.1:8443 does not answer" in made.console(node)
-        assert what_is_left(made, node) == []
+        assert made.left_by_cloud_init(node) == []

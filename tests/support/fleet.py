@@ -134,6 +134,11 @@ class Fleet:
         """List a machine's links with their addresses, a line each."""
         return self.inside(name, "/usr/sbin/ip", "-brief", "address").text
 
+    def left_by_cloud_init(self, name: str) -> list[str]:
+        """Name the files of cloud-init's on a machine that hold a key."""
+        search = "grep -rl 'PRIVATE KEY' /var/lib/cloud /run/cloud-init || true"
+        return self.inside(name, "/bin/sh", "-c", search).text.splitlines()
+
     def has_activated(self, name: str) -> bool:
         """Tell whether a machine has begun with its role."""
         return read_console(self.machines[name].console_log).has("activated")
