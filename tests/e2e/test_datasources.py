@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a clouds' image get Ready from user-data that comes as OpenStack brings it?
+"""Does a node of the image for clouds get Ready from user-data that comes as OpenStack brings it?
 
 In the form that is attached there, decoded as Nova does it. A container machine has no disk: what
 would be on its config drive lies in a directory where cloud-init looks for that, too.
@@ -89,7 +89,7 @@ def check_node(made: Fleet, machine: Machine, source: str) -> None:
     assert made.left_by_cloud_init(machine.name) == []
 
 
-def test_a_node_of_the_clouds_image_gets_ready_from_a_config_drive(
+def test_a_node_of_the_image_for_clouds_gets_ready_from_a_config_drive(
     lab: Lab, tmp_path: Path
 ) -> None:
     with cloud(lab, "drive", tmp_path) as (made, machine, said):
@@ -102,7 +102,7 @@ def test_a_node_of_the_clouds_image_gets_ready_from_a_config_drive(
         assert "config_drive" not in left
 
 
-def test_a_node_of_the_clouds_image_gets_ready_from_a_metadata_service(
+def test_a_node_of_the_image_for_clouds_gets_ready_from_a_metadata_service(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What firmware says of a virtual machine of Nova's, cloud-init also reads here.
