@@ -104,7 +104,7 @@ def load_cluster(name_or_path: str, project: Project) -> Cluster:
     path = project.config_path("clusters", name_or_path)
     cluster = load_model(Cluster, path, extra={"name": path.stem})
     found = [*_misnamed(cluster, path, project), *findings(cluster)]
-    problems = _located(found, path)
+    problems = located(found, path)
     if problems:
         raise ConfigError.of(problems)
     return cluster
@@ -125,9 +125,10 @@ def _misnamed(cluster: Cluster, path: Path, project: Project) -> Iterator[Findin
         )
 
 
-def _located(found: list[Finding], path: Path) -> list[Problem]:
-    if not found:
-        return []
+def located(found: list[Finding], path: Path) -> list[Problem]:
+    """Give findings the lines of their keys, in order; without them if there is no such file."""
+    if not found or not path.is_file():
+        return [Problem(f.what, hint=f.hint) for f in found]
     source = Source(path)
     ordered = sorted(found, key=lambda f: source.line(_present(source, f.at)))
     return [Problem(f.what, source.where(_present(source, f.at)), f.hint) for f in ordered]

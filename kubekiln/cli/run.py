@@ -84,17 +84,21 @@ def up(
 ) -> None:
     """Bake, render, boot, wait until Ready, and say how to use kubectl."""
     from kubekiln.operations.clusters import config_named
+    from kubekiln.operations.dryrun import check_up
     from kubekiln.operations.prepare import load
     from kubekiln.operations.profile import Shape, find_or_make, resolve
     from kubekiln.operations.up import bring_up, choose_target
     from kubekiln.paths import Project
 
     project, shape = Project.find(), Shape(nodes, cpus, memory, disk)
-    profile = (resolve if dry_run else find_or_make)(project, cluster, shape)
+    profile = resolve(project, cluster, shape)
     target_name = choose_target(project, profile.cluster.name, target)
     if dry_run:
         _print_plan(project, profile, target_name, merge_kubeconfig)
         return
+    if profile.text is not None:
+        check_up(project, profile, target_name=target_name)
+        profile = find_or_make(project, cluster, shape)
     plan = load(project, str(profile.path))
     result = bring_up(project, plan, target_name=target_name, timeout_s=timeout, keep=keep)
     _print_up(result, on=config_named(cluster, result.cluster))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cloudinit.model import Cluster, Node
 from cloudinit.render import check_state
-from kubekiln.operations.prepare import fit
+from kubekiln.operations.placement import check_target
+from kubekiln.operations.prepare import Plan, fit
 from kubekiln.operations.profile import Profile
-from kubekiln.operations.up import check_target
 from kubekiln.paths import Project, user_kubeconfig
 from pipeline.forecast import Step, forecast_bake
 from pipeline.stages.preflight import preflight
@@ -53,10 +53,7 @@ def plan_up(
 ) -> UpPlan:
     """Plan `up`; raises what `up` would raise before any work."""
     target, cluster = find_target(target_name), profile.cluster
-    plan = fit(project, cluster, profile.path)
-    check_target(target, target_name, project, cluster)
-    preflight(plan.image, project=project, lock=plan.lock)
-    check_state(cluster, project)
+    plan = check_up(project, profile, target_name=target_name)
     return UpPlan(
         cluster,
         target_name,
@@ -64,6 +61,15 @@ def plan_up(
         tuple(PlannedNode(n, _action(project, target, cluster, n)) for n in cluster.nodes),
         tuple(_files(project, profile, merges_kubeconfig=merges_kubeconfig)),
     )
+
+
+def check_up(project: Project, profile: Profile, *, target_name: str) -> Plan:
+    """Raise what `up` would raise before any work; writes nothing, not even the profile."""
+    plan = fit(project, profile.cluster, profile.path)
+    check_target(find_target(target_name), project, profile.cluster, profile.path)
+    preflight(plan.image, project=project, lock=plan.lock)
+    check_state(profile.cluster, project)
+    return plan
 
 
 def _action(project: Project, target: Target, cluster: Cluster, node: Node) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from kubekiln.errors import KubekilnError
 from kubekiln.operations.clusters import changing_machines
 from kubekiln.operations.down import forget_contexts, remove
+from kubekiln.operations.placement import check_target
 from kubekiln.operations.prepare import bake_image, load, render
 from kubekiln.operations.shipment import refuse_unknown
 from kubekiln.operations.undo import undone_unless_up
-from kubekiln.operations.up import boot, check_target, keep_or_make, plan_machines
+from kubekiln.operations.up import boot, keep_or_make, plan_machines
 from kubekiln.paths import Project
 from kubekiln.progress import say
 from pipeline.targets.machine import State
@@ -43,7 +44,7 @@ class HostDestination:
     def boot(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[Instance]:
         """Boot the machines that don't run; those of this call are removed if one can't be."""
         plan, target = load(self.project, cluster), find_target(self.name)
-        check_target(target, self.name, self.project, plan.cluster)
+        check_target(target, self.project, plan.cluster, plan.path)
         refuse_unknown(plan.cluster, nodes)
         image = bake_image(self.project, plan)
         planned = plan_machines(self.project, plan.cluster, render(self.project, plan), image)

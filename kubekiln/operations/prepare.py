@@ -25,6 +25,8 @@ class Plan:
     """A cluster's configuration, that of its image, and the lock: they fit each other."""
 
     cluster: Cluster
+    path: Path
+    """Where its configuration is, or will be."""
     image: Image
     lock: Lock
 
@@ -48,7 +50,7 @@ def fit(project: Project, cluster: Cluster, path: Path) -> Plan:
             hint=f"write {image.kubernetes} here, or {cluster.kubernetes} in the image's config",
         )
     refuse_other_datasource(project, cluster, image, path)
-    return Plan(cluster, image, lock)
+    return Plan(cluster, path, image, lock)
 
 
 def refuse_other_datasource(project: Project, cluster: Cluster, image: Image, path: Path) -> None:

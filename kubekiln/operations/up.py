@@ -8,14 +8,15 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cloudinit.families import name_families, of_family
+from cloudinit.families import of_family
 from cloudinit.links import further_macs
 from cloudinit.model import Cluster
 from cloudinit.rendered import RenderedCluster
-from kubekiln.errors import ConfigError, KubekilnError, Problem
+from kubekiln.errors import ConfigError
 from kubekiln.files import make_dir, write_atomic
 from kubekiln.operations.clusters import changing_machines
 from kubekiln.operations.kubectl import pinned_kubectl
+from kubekiln.operations.placement import check_target
 from kubekiln.operations.prepare import Plan, bake_image, key_dir_of, render
 from kubekiln.operations.undo import undone_unless_up
 from kubekiln.operations.wait import Boot, ask_ready_nodes
@@ -50,7 +51,7 @@ def bring_up(
     An interrupt, and unless `keep` a failure, leaves nothing running of what this call started.
     """
     target = find_target(target_name)
-    check_target(target, target_name, project, plan.cluster)
+    check_target(target, project, plan.cluster, plan.path)
     image = bake_image(project, plan)
     rendered = render(project, plan)
     kubectl = pinned_kubectl(project, image=plan.cluster.image, version=plan.cluster.kubernetes)
@@ -84,59 +85,6 @@ def choose_target(project: Project, cluster: str, given: str | None) -> str:
         return given
     records = list_records(project.machines_dir, cluster)
     return records[0].target if records else DEFAULT_TARGET
-
-
-def check_target(target: Target, name: str, project: Project, cluster: Cluster) -> None:
-    """Raise before any work if this host can't run the machines, or they run elsewhere."""
-    problems = target.problems()
-    if len(cluster.nodes) > 1 and not target.joins_machines:
-        problems.append(
-            Problem(
-                f"{cluster.name} has {len(cluster.nodes)} machines, which would not reach each "
-                f"other with target {name}",
-                hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
-            )
-        )
-    missing = set(cluster.network.families) - target.families
-    if missing:
-        problems.append(
-            Problem(
-                f"{cluster.name} has addresses of {name_families(sorted(missing))}, which target "
-                f"{name} gives no machine",
-                hint="run with --target nspawn, or attach the rendered user-data on a hypervisor",
-            )
-        )
-    if cluster.datasource != "nocloud":
-        problems.append(
-            Problem(
-                f"{cluster.name} has datasource {cluster.datasource}; target {name} attaches a "
-                "seed of NoCloud's",
-                hint="`kubekiln boot` makes machines on a platform; try out locally with "
-                "datasource: nocloud",
-            )
-        )
-    problems += network_problems(target, cluster)
-    for node in cluster.nodes:
-        record = read_record(project.machines_dir / cluster.name / node.name)
-        if record and record.target != name:
-            hint = f"`kubekiln down {cluster.name}` removes it, or use --target {record.target}"
-            what = f"{node.name} is there already as a machine of target {record.target}"
-            problems.append(Problem(what, hint=hint))
-    if problems:
-        raise KubekilnError.of(problems)
-
-
-def network_problems(target: Target, cluster: Cluster) -> list[Problem]:
-    """Say what the nodes expect of their network that the target doesn't give."""
-    found, network = [], cluster.network
-    hint = "attach the rendered user-data on a hypervisor whose network does"
-    if network.vlan is not None and not target.carries_vlans:
-        what = f"target {target.name} has no network that carries VLAN {network.vlan}, the nodes'"
-        found.append(Problem(what, hint=f"run with --target qemu, or {hint}"))
-    if network.addressing == "dhcp":
-        what = f"target {target.name} has no network that gives nodes their addresses by DHCP"
-        found.append(Problem(what, hint=hint))
-    return found
 
 
 def plan_machines(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from kubekiln.cli.main import app
 from kubekiln.errors import ConfigError
-from kubekiln.operations import addons, imageload, prepare, tunnel, up
+from kubekiln.operations import addons, dryrun, imageload, prepare, tunnel, up
 from kubekiln.operations.kubectl import Admin
 from kubekiln.operations.tunnel import Forward, Tunnel
 from kubekiln.operations.up import Up
@@ -46,6 +46,7 @@ def brought_up(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
         return Up(plan.cluster.name, project.state_dir / "admin.kubeconfig", names, 12.0)
 
     monkeypatch.setattr(up, "bring_up", bring_up)
+    monkeypatch.setattr(dryrun, "check_up", lambda *_, **__: None)
     return found
 
 
@@ -135,7 +136,7 @@ def test_numbers_that_make_no_sense_are_refused_as_usage(
 
 
 def test_a_dry_run_shows_stages_machines_and_files_and_changes_nothing(
-    project: Project, brought_up: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(project.root / "cache"))
     let_bake(monkeypatch)
@@ -149,7 +150,20 @@ def test_a_dry_run_shows_stages_machines_and_files_and_changes_nothing(
     for expected in ("nothing is done", "Disk image", "to do", "try-worker-1", "10.90.0.21",
                      "state/try.yaml", "made and booted"):  # fmt: skip
         assert expected in shown
-    assert snapshot(project.root) == before and brought_up == []
+    assert snapshot(project.root) == before
+
+
+def test_options_whose_cluster_cannot_come_up_here_leave_no_config(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "TARGETS", {"fake": lambda: FakeTarget(joins_machines=False)})
+    before = snapshot(project.root)
+
+    result = run("up", "try", "--nodes", "2", "--target", "fake")
+
+    assert isinstance(result.exception, ConfigError)
+    assert "try has 2 machines" in str(result.exception)
+    assert snapshot(project.root) == before
 
 
 def test_down_needs_a_name_only_if_several_clusters_have_machines(project: Project) -> None:

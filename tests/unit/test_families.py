@@ -14,7 +14,7 @@ from cryptography import x509
 from cloudinit.part import NodeFile
 from cloudinit.rules import findings
 from kubekiln.errors import KubekilnError
-from kubekiln.operations.up import check_target
+from kubekiln.operations.placement import check_target
 from kubekiln.paths import Project
 from pipeline.targets.qemu import QemuTarget
 from tests.support.clusters import (
@@ -231,7 +231,7 @@ def test_addresses_that_a_target_gives_no_machine_are_refused(
     )
 
     with pytest.raises(KubekilnError) as error:
-        check_target(QemuTarget(), "qemu", Project(tmp_path), ipv6)
+        check_target(QemuTarget(), Project(tmp_path), ipv6, tmp_path / "lab.yaml")
 
     assert "lab has addresses of IPv6, which target qemu gives no machine" in str(error.value)
 

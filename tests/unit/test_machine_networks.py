@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from cloudinit.links import further_macs
-from kubekiln.errors import KubekilnError
+from cloudinit.rules import load_cluster
+from kubekiln.config import Source
+from kubekiln.errors import EXIT_USAGE, ConfigError
 from kubekiln.operations import up
-from kubekiln.paths import Project
+from kubekiln.operations.placement import check_target, unmet
 from pipeline.targets import nspawn, qemu, segment
 from pipeline.targets.record import read_record, record_of, write_record
-from tests.support.clusters import make_cluster
+from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
 from tests.support.machines import make_machine
 from tests.support.target import FakeTarget
 from tests.unit.test_target_qemu import KVM, option
@@ -90,14 +92,20 @@ def test_a_machines_record_keeps_its_cards(tmp_path: Path) -> None:
 def test_a_network_that_no_target_has_is_said_before_any_work(
     tmp_path: Path, network: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(KubekilnError, match=said):
-        up.check_target(FakeTarget(), "fake", Project(tmp_path), lab(**network))
+    project = make_project(tmp_path)
+    path = write_cluster(project, cluster_data(network=network))
 
-    up.check_target(FakeTarget(), "fake", Project(tmp_path), lab())
+    with pytest.raises(ConfigError, match=said) as error:
+        check_target(FakeTarget(), project, load_cluster("lab", project), path)
+
+    (key,) = network
+    assert error.value.exit_code == EXIT_USAGE
+    assert error.value.problems[0].where == Source(path).where(("network", key))
+    check_target(FakeTarget(), project, lab(), path)
 
 
 def test_the_node_network_of_a_virtual_machine_may_be_tagged(tmp_path: Path) -> None:
     cluster = lab(vlan=120)
 
-    assert up.network_problems(qemu.QemuTarget(), cluster) == []
+    assert list(unmet(qemu.QemuTarget(), cluster)) == []
     assert segment.switch_command(tmp_path, router_vlan=120)[-1] == "120"

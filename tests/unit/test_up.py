@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 
 from cloudinit.rules import load_cluster
-from kubekiln.errors import CommandFailed, KubekilnError
-from kubekiln.operations import kubectl, undo, up, wait
+from kubekiln.config import Source
+from kubekiln.errors import EXIT_USAGE, CommandFailed, ConfigError, KubekilnError
+from kubekiln.operations import kubectl, placement, undo, up, wait
 from kubekiln.operations.clusters import changing_machines, find_kubeconfig, which_cluster
 from kubekiln.operations.down import take_down
 from kubekiln.operations.kubectl import admin_of
 from kubekiln.operations.wait import Boot, ready_names
 from kubekiln.paths import Project
-from pipeline.targets import registry
+from pipeline.targets import qemu, registry
 from pipeline.targets.machine import ConsoleReport, Machine, Phase, State
 from pipeline.targets.record import list_records, read_record, record_of, write_record
-from tests.support.clusters import make_cluster, make_project
+from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
 from tests.support.machines import make_machine
 from tests.support.target import FakeTarget
 from tests.support.waiting import until
@@ -193,27 +194,49 @@ def test_a_boot_that_fails_says_why_and_shows_the_console(
 
 
 def test_several_machines_are_refused_where_they_would_not_reach_each_other(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    two = make_cluster(
-        nodes=[
-            {"name": "m", "role": "master", "address": "10.80.0.11"},
-            {"name": "w", "role": "worker", "address": "10.80.0.12"},
-        ]
-    )
+    project = make_project(tmp_path)
+    nodes = [
+        {"name": "m", "role": "master", "address": "10.80.0.11"},
+        {"name": "w", "role": "worker", "address": "10.80.0.12"},
+    ]
+    path = write_cluster(project, cluster_data(nodes=nodes))
+    two = load_cluster("lab", project)
 
-    with pytest.raises(KubekilnError, match="lab has 2 machines") as error:
-        up.check_target(FakeTarget(joins_machines=False), "fake", project, two)
+    with pytest.raises(ConfigError, match="lab has 2 machines") as error:
+        placement.check_target(FakeTarget(joins_machines=False), project, two, path)
 
-    assert "--target nspawn" in str(error.value.problems[0].hint)
-    up.check_target(FakeTarget(), "fake", project, two)
-    up.check_target(FakeTarget(joins_machines=False), "fake", project, make_cluster())
+    (problem,) = error.value.problems
+    assert "--target nspawn" in str(problem.hint)
+    assert problem.where == Source(path).where(("nodes",))
+    placement.check_target(FakeTarget(), project, two, path)
+    placement.check_target(FakeTarget(joins_machines=False), project, make_cluster(), path)
 
 
 def test_a_cluster_that_waits_for_a_clouds_meta_data_is_refused(tmp_path: Path) -> None:
-    cloudy = make_cluster(datasource="openstack")
+    project = make_project(tmp_path)
+    network = {"addressing": "dhcp"}
+    path = write_cluster(project, cluster_data(datasource="openstack", network=network))
+    cloudy = load_cluster("lab", project)
 
-    with pytest.raises(KubekilnError, match="datasource openstack; target fake attaches a seed"):
-        up.check_target(FakeTarget(), "fake", Project(tmp_path), cloudy)
+    with pytest.raises(ConfigError, match="datasource openstack; target fake attaches a") as error:
+        placement.check_target(FakeTarget(), project, cloudy, path)
+
+    assert error.value.exit_code == EXIT_USAGE
+    keys = (("network", "addressing"), ("datasource",))
+    assert [p.where for p in error.value.problems] == [Source(path).where(key) for key in keys]
+
+
+def test_a_host_that_lacks_a_targets_tool_is_bad_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "find_tool", lambda _: None)
+
+    with pytest.raises(KubekilnError, match="'qemu-img' not found") as error:
+        placement.check_target(
+            qemu.QemuTarget(), Project(tmp_path), make_cluster(), tmp_path / "lab.yaml"
+        )
+
+    assert error.value.exit_code == EXIT_USAGE
 
 
 def test_only_nodes_whose_condition_is_true_are_ready() -> None:
