@@ -22,7 +22,7 @@ from cloudinit.nicrules import NIC_RULES
 from cloudinit.poolrules import POOL_RULES
 from cloudinit.portrules import PORT_RULES
 from cloudinit.protectrules import PROTECT_RULES
-from kubekiln.config import KeyPath, Source, load_model
+from kubekiln.config import Source, load_model
 from kubekiln.contract import KubernetesContract
 from kubekiln.errors import ConfigError, Problem
 from kubekiln.paths import Project
@@ -130,12 +130,5 @@ def located(found: list[Finding], path: Path) -> list[Problem]:
     if not found or not path.is_file():
         return [Problem(f.what, hint=f.hint) for f in found]
     source = Source(path)
-    ordered = sorted(found, key=lambda f: source.line(_present(source, f.at)))
-    return [Problem(f.what, source.where(_present(source, f.at)), f.hint) for f in ordered]
-
-
-def _present(source: Source, at: KeyPath) -> KeyPath:
-    """Shorten a path to what is in the file: a default has no line of its own."""
-    while at and not source.has(at):
-        at = at[:-1]
-    return at
+    ordered = sorted(found, key=lambda f: source.line(source.present(f.at)))
+    return [Problem(f.what, source.where(source.present(f.at)), f.hint) for f in ordered]

@@ -138,6 +138,12 @@ class Source:
         dotted = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in path).lstrip(".")
         return f"{self.path}:{self.line(path)}" + (f" ({dotted})" if dotted else "")
 
+    def present(self, path: KeyPath) -> KeyPath:
+        """Shorten a path to what is in the file: a default has no line of its own."""
+        while path and not self.has(path):
+            path = path[:-1]
+        return path
+
     def has(self, path: KeyPath) -> bool:
         """Tell whether all of `path` is in the file."""
         node = self.root

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,15 +60,21 @@ def upstream_elements_dir() -> Path:
     return Path(spec.origin).parent / "elements"
 
 
-def resolve(names: Iterable[str], elements_dir: Path) -> tuple[Element, ...]:
+def resolve(
+    names: Iterable[str],
+    elements_dir: Path,
+    *,
+    where: Callable[[str], str | None] = lambda _: None,
+) -> tuple[Element, ...]:
     """Find elements and all that they depend on, sorted by name.
 
-    Raises ConfigError naming each that is not there.
+    `where` says of a name at which place it is given. Raises ConfigError naming each that is not
+    there.
     """
     places = (elements_dir, upstream_elements_dir())
     found: dict[str, Element] = {}
     problems: list[Problem] = []
-    waiting = [(name, "the image's `elements`") for name in names]
+    waiting: list[tuple[str, Element | None]] = [(name, None) for name in names]
     while waiting:
         name, asked_by = waiting.pop()
         if name in found:
@@ -76,14 +82,15 @@ def resolve(names: Iterable[str], elements_dir: Path) -> tuple[Element, ...]:
         path = next((p / name for p in places if (p / name).is_dir()), None)
         if path is None:
             known = ", ".join(sorted(p.name for p in elements_dir.glob("k8s-*")))
-            problems.append(
-                Problem(f"no element {name!r}, asked for by {asked_by}", hint=f"ours are: {known}")
-            )
+            by = f"element {asked_by.name!r}" if asked_by else "the image's `elements`"
+            what = f"no element {name!r}, asked for by {by}"
+            place = str(asked_by.path / "element-deps") if asked_by else where(name)
+            problems.append(Problem(what, place, f"ours are: {known}"))
             continue
         deps = path / "element-deps"
         depends = tuple(deps.read_text().split()) if deps.is_file() else ()
         found[name] = Element(name, path, depends)
-        waiting += [(dep, f"element {name!r}") for dep in depends]
+        waiting += [(dep, found[name]) for dep in depends]
     if problems:
         raise ConfigError.of(problems)
     return tuple(found[name] for name in sorted(found))

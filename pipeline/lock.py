@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -230,17 +230,25 @@ class Lock(Model):
             )
         return releases[version]
 
-    def check_wanted(self, wanted: dict[str, str], architecture: Architecture) -> None:
-        """Raise one ConfigError with every wanted component that the lock can't give."""
+    def check_wanted(
+        self,
+        wanted: Mapping[str, str],
+        architecture: Architecture,
+        *,
+        where: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        """Raise one ConfigError with every wanted component that the lock can't give.
+
+        `where` says of a component at which place it is wanted.
+        """
         problems: list[Problem] = []
         for component, version in sorted(wanted.items()):
             try:
                 release = self.release(component, version)
+                if not release.providers(architecture):
+                    raise ConfigError(f"the lock has no {architecture} {component} {version}")
             except ConfigError as error:
-                problems.extend(error.problems)
-                continue
-            if not release.providers(architecture):
-                problems.append(Problem(f"the lock has no {architecture} {component} {version}"))
+                problems += [Problem(p.what, where(component), p.hint) for p in error.problems]
         if problems:
             raise ConfigError.of(problems)
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from kubekiln.config import Model, Version, invalid, load_model
+from kubekiln.config import Key, Model, Source, Version, invalid, load_model
 from kubekiln.paths import Project
 from pipeline.datasources import PACKAGES, SourceName
 from pipeline.lock import Architecture, ProviderName
@@ -80,6 +80,8 @@ class Image(Model):
     """Arguments of the Linux kernel; the last `console=` is the one systemd writes to."""
     disk: Disk = Disk()
     """The disk image."""
+    # What is wrong with it may turn out late: in the bake, when its file was read long before.
+    _path: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _has_every_component(self) -> Self:
@@ -94,6 +96,13 @@ class Image(Model):
             if name in self.datasources[:index]:
                 raise invalid(f"{name} is named twice", at=("datasources", index))
         return self
+
+    def where(self, *at: Key) -> str | None:
+        """Name the place of a key in the file that the image was read from, if it was from one."""
+        if self._path is None:
+            return None
+        source = Source(self._path)
+        return source.where(source.present(at))
 
     @property
     def wanted_packages(self) -> set[str]:
@@ -110,4 +119,6 @@ class Image(Model):
 def load_image(name_or_path: str, project: Project) -> Image:
     """Read `configs/images/NAME.yaml`, or a file; raises ConfigError with all its problems."""
     path: Path = project.config_path("images", name_or_path)
-    return load_model(Image, path, extra={"name": path.stem})
+    image = load_model(Image, path, extra={"name": path.stem})
+    image._path = path
+    return image

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,11 @@ class Plan:
 
 def make_plan(image: Image, project: Project) -> Plan:
     """Plan a bake; raises ConfigError for elements that aren't there."""
-    elements = resolve([ROOT_ELEMENT, *image.elements], project.elements_dir)
+    elements = resolve(
+        [ROOT_ELEMENT, *image.elements],
+        project.elements_dir,
+        where=lambda name: image.where("elements", *_index(name, image.elements)),
+    )
     packages = {p for e in elements for p in e.packages(image.architecture)}
     packages |= image.wanted_packages
     root_element = next(e for e in elements if e.name == ROOT_ELEMENT)
@@ -96,6 +100,11 @@ def make_plan(image: Image, project: Project) -> Plan:
         ("root.tar", "packages"),
     )
     return Plan(image, project, elements, tuple(sorted(packages)), archives, base)
+
+
+def _index(name: str, names: Sequence[str]) -> tuple[int, ...]:
+    """Find a name; ROOT_ELEMENT needn't be among the image's."""
+    return (names.index(name),) if name in names else ()
 
 
 def _builder() -> str:

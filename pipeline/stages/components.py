@@ -59,6 +59,7 @@ class Components:
 
 def gather(image: Image, lock: Lock, *, cancel: threading.Event | None = None) -> Components:
     """Get every component of the image into the store."""
+    check_components(image, lock)
     fetched = fetch_components(
         lock,
         image.components,
@@ -70,6 +71,13 @@ def gather(image: Image, lock: Lock, *, cancel: threading.Event | None = None) -
         cancel=cancel,
     )
     return replace(choose(fetched), libraries=linked_libraries(fetched, lock))
+
+
+def check_components(image: Image, lock: Lock) -> None:
+    """Raise ConfigError, with their lines, for components that the lock can't give."""
+    lock.check_wanted(
+        image.components, image.architecture, where=lambda name: image.where("components", name)
+    )
 
 
 def choose(fetched: Mapping[str, Fetched]) -> Components:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import ConfigError
 from kubekiln.files import make_dir
 from kubekiln.process import RealRunner, run
 from pipeline.cache import Stage
@@ -76,11 +76,15 @@ def _populate(
 
 
 def _check_size(image: Image, layout: Layout, root_tar: Path) -> None:
-    """Refuse early what wouldn't fit; the tar is nearly as large as the files in it."""
+    """Refuse what wouldn't fit as soon as it is known: the tar is nearly as large as its files.
+
+    It isn't before: elements remove files of the base, and components are unpacked by them.
+    """
     need = root_tar.stat().st_size // MIB + image.disk.free_mib
     there = layout.root.size_mib
     if need > there:
-        raise KubekilnError(
+        raise ConfigError(
             f"a root of {there} MiB is too small for {image.name}: it needs {need} MiB",
+            where=image.where("disk", "size_mib"),
             hint=f"set disk.size_mib to {need + image.disk.size_mib - there} or more",
         )

@@ -77,7 +77,7 @@ def fetch_components(
     the lock lacks, before any work; else the errors of every provider tried for the component that
     failed first. `cancel` stops downloads and builds soon after it is set.
     """
-    lock.check_wanted(dict(wanted), architecture)
+    lock.check_wanted(wanted, architecture)
     event = cancel or threading.Event()
     context = Context(lock, store, mirror=mirror, debian_mirror=debian_mirror, cancel=event)
     fetcher = Fetcher(context, provider_order(providers))

@@ -26,6 +26,7 @@ from pipeline.room import (
     lack_of_room,
 )
 from pipeline.sources.toolchain import is_installed
+from pipeline.stages.components import check_components
 
 _MACHINES = {"amd64": ("x86_64",), "arm64": ("aarch64", "arm64")}
 
@@ -43,7 +44,7 @@ def preflight(image: Image, *, project: Project, lock: Lock, refresh: bool = Fal
     except KubekilnError as error:
         problems.extend(error.problems)
     try:
-        lock.check_wanted(image.components, image.architecture)
+        check_components(image, lock)
     except KubekilnError as error:
         problems.extend(error.problems)
     problems += _architecture(image)

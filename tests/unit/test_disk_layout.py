@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import EXIT_USAGE, ConfigError, KubekilnError
+from kubekiln.paths import Project
 from kubekiln.process import Command, RealRunner, run
+from pipeline.cache import Stage
 from pipeline.disk.bios import boot_sector, install_bios_loader, linked_core
 from pipeline.disk.esp import write_esp
 from pipeline.disk.layout import MIB, SECTOR, make_layout, sfdisk_script, write_table
 from pipeline.disk.qcow2 import write_qcow2
 from pipeline.disk.readback import DiskReader
+from pipeline.model import load_image
+from pipeline.stages.disk import make_disk
 
+ROOT = Path(__file__).resolve().parents[2]
 LAYOUT = make_layout(size_mib=512, architecture="amd64", seed="test")
 
 
@@ -39,6 +44,31 @@ def test_equal_seeds_give_equal_disks_and_others_give_others() -> None:
     identifiers = {LAYOUT.uuid, LAYOUT.filesystem_uuid, *(p.uuid for p in LAYOUT.partitions)}
     assert len(identifiers) == 5
     assert other.uuid not in identifiers
+
+
+@pytest.mark.parametrize(
+    ("disk", "key"),
+    [("disk: {size_mib: 2048}\n", "(disk.size_mib)"), ("", "")],
+    ids=["given", "default"],
+)
+def test_a_disk_that_is_too_small_is_refused_where_its_size_is_given(
+    tmp_path: Path, disk: str, key: str
+) -> None:
+    path, root_tar = tmp_path / "small.yaml", tmp_path / "root.tar"
+    base = (ROOT / "configs/images/debian-13.yaml").read_text().partition("\ndisk:")[0]
+    path.write_text(f"{base}\n{disk}")
+    with root_tar.open("wb") as out:
+        out.truncate(5000 * MIB)
+    stage = Stage("disk", "Disk image", "d" * 64, ())
+
+    with pytest.raises(ConfigError, match=r"small: it needs 5512 MiB") as caught:
+        make_disk(load_image(str(path), Project(ROOT)), stage, root_tar, tmp_path, log=tmp_path)
+
+    (problem,) = caught.value.problems
+    assert caught.value.exit_code == EXIT_USAGE
+    line = path.read_text().splitlines().index(disk.strip()) + 1 if disk else 1
+    assert problem.where == f"{path}:{line} {key}".rstrip()
+    assert {p.name for p in tmp_path.iterdir()} == {"small.yaml", "root.tar"}
 
 
 def test_the_table_is_described_in_whole_sectors() -> None:

@@ -169,3 +169,4 @@ def test_every_missing_element_is_named_at_once(project: Project) -> None:
     assert len(caught.value.problems) == 2
     assert "'k8s-gone', asked for by element 'k8s-seal'" in str(caught.value)
     assert "'k8s-typo'" in str(caught.value)
+    assert f"at {project.elements_dir / 'k8s-seal/element-deps'}\n" in str(caught.value)

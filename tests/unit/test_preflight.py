@@ -71,6 +71,28 @@ def test_every_problem_is_said_at_once_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_wrong_in_an_images_config_is_said_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = (ROOT / "configs/images/debian-13.yaml").read_text()
+    text = text.replace("  - k8s-base\n", "  - k8s-typo\n").replace("3.6.14", "3.6.99")
+    path.write_text(text)
+    lines = {line.strip(): number for number, line in enumerate(text.splitlines(), 1)}
+    typo, etcd = lines["- k8s-typo"], lines['etcd: "3.6.99"']
+
+    with pytest.raises(ConfigError) as caught:
+        preflight(
+            load_image(str(path), PROJECT),
+            project=PROJECT,
+            lock=load_lock(lock_path(PROJECT.configs_dir)),
+        )
+
+    found = [(problem.what.partition(",")[0], problem.where) for problem in caught.value.problems]
+    assert found == [
+        ("no element 'k8s-typo'", f"{path}:{typo} (elements[1])"),
+        ("the lock has no etcd 3.6.99", f"{path}:{etcd} (components.etcd)"),
+    ]
+
+
 def test_a_read_only_cache_is_found_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage.os, "access", lambda *_: False)
 
