@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kubekiln.errors import KubekilnError, StorageError
@@ -25,6 +25,14 @@ _STORAGE_HINTS = {
     errno.EROFS: "the file system is read-only: point XDG_CACHE_HOME at a writable place",
     errno.EACCES: "check the owner and mode of the directory",
     errno.EPERM: "check the owner and mode of the directory",
+}
+
+# Only where a directory is made: anywhere else these are mistakes of ours.
+_IN_THE_WAY = "a file is where a directory has to be: move it away, or give another place"
+_PLACE_HINTS: Mapping[type[OSError], str] = {
+    FileExistsError: _IN_THE_WAY,
+    FileNotFoundError: "nothing can be made there: give another place",
+    NotADirectoryError: _IN_THE_WAY,
 }
 
 
@@ -80,10 +88,28 @@ def existing(path: Path) -> Path:
 def make_dir(path: Path, *, mode: int = 0o755) -> Path:
     """Make a directory and its parents; `mode` applies to the last one, also if it exists."""
     with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
         if path.stat().st_mode & 0o7777 != mode:
             path.chmod(mode)
     return path
+
+
+def make_parent(path: Path, *, mode: int = 0o777) -> None:
+    """Make the directory that a file is to lie in, and its parents; one that is there stays so."""
+    with storage_errors(path):
+        _make(path.parent, mode=mode)
+
+
+def _make(path: Path, *, mode: int = 0o777) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+    except tuple(_PLACE_HINTS) as error:
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        raise StorageError(
+            f"cannot make {path}: {error.strerror}",
+            where=str(there),
+            hint=_PLACE_HINTS[type(error)],
+        ) from error
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -93,7 +119,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """
     content = data.encode() if isinstance(data, str) else data
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as out:
@@ -156,7 +182,7 @@ def locked(
     at once and then again and again while somebody does, and may raise to give up.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubekiln.files import make_dir
 from kubekiln.paths import Project
 from kubekiln.progress import step
 from kubekiln.sudo import ticket_kept
@@ -117,7 +118,6 @@ def _publish(
 
 def _log(directory: Path, stage: str) -> Path:
     """Begin a stage's log anew."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{stage}.log"
+    path = make_dir(directory) / f"{stage}.log"
     path.unlink(missing_ok=True)
     return path

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubekiln import progress
-from kubekiln.errors import KubekilnError, Problem
+from kubekiln.errors import KubekilnError, Problem, StorageError
 from kubekiln.files import make_dir, storage_errors
 from pipeline.lock import Architecture, DebianFile, Lock
 from pipeline.sources.deb import host_mirror
@@ -45,14 +45,17 @@ def fill_mirror(
 
     The first version of each, or all. Upstream artefacts where they can be reached; else the
     programs, built here. Raises one error with all that could not be had, after everything else
-    was put there.
+    was put there; StorageError at once where nothing can be put.
     """
+    make_dir(directory)
     context = Context(lock, store, debian_mirror=debian_mirror)
     done: list[Mirrored] = []
     problems: list[Problem] = []
     for request in _requests(context, architectures, components, all_versions):
         try:
             done += _mirror(request, directory)
+        except StorageError:
+            raise
         except KubekilnError as error:
             problems.extend(error.problems)
     if problems:

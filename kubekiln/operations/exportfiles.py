@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubekiln.errors import ConfigError
-from kubekiln.files import make_dir, storage_errors, write_atomic
+from kubekiln.files import make_dir, make_parent, storage_errors, write_atomic
 from kubekiln.progress import say
 
 TEMPLATES_DIR = Path(__file__).resolve().parents[1] / "templates" / "export"
@@ -128,8 +128,7 @@ class Output:
         """Make directories that are ours alone; those that are there stay as they are."""
         if path.parent.is_dir():
             return
-        with storage_errors(path.parent):
-            self.directory.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(self.directory)
         missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
         for one in reversed(missing):
             make_dir(one, mode=0o700)

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from kubekiln.errors import ConfigError, StorageError
-from kubekiln.files import storage_errors, write_atomic
+from kubekiln.files import make_parent, storage_errors, write_atomic
 from kubekiln.yamltext import dump
 
 KINDS = ("clusters", "users", "contexts")
@@ -152,8 +152,8 @@ class KubeconfigFile:
 @contextlib.contextmanager
 def opened(path: Path, owner: str) -> Iterator[KubeconfigFile]:
     """Give a kubeconfig to change, holding the lock file that kubectl respects as well."""
+    make_parent(path, mode=0o700)
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = path.with_name(f"{path.name}.lock")
         os.close(_lock(lock, path))
     try:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,39 @@ def test_an_existing_directory_gets_the_asked_mode(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir(mode=0o755)
 
     assert make_dir(tmp_path / "d", mode=0o700).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("made", "place", "said", "hint"),
+    [
+        (lambda root: make_dir(root / "file"), "file", "File exists", "move it away"),
+        (lambda root: make_dir(root / "file/a/b"), "file", "Not a directory", "move it away"),
+        (lambda root: write_atomic(root / "file/a", ""), "file", "File exists", "move it away"),
+        (lambda root: make_dir(root / "gone/a"), ".", "No such file", "give another place"),
+    ],
+    ids=["the directory", "above it", "above a file", "no directory can be made"],
+)
+def test_a_place_where_no_directory_can_be_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    made: Callable[[Path], object], place: str, said: str, hint: str,
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("mine")
+    real = Path.mkdir
+
+    def mkdir(path: Path, *args: Any, **options: Any) -> None:
+        if path.name == "gone":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(StorageError, match=said) as caught:
+        made(tmp_path)
+
+    (problem,) = caught.value.problems
+    assert problem.where == str(tmp_path / place)
+    assert hint in str(problem.hint)
+    assert caught.value.exit_code == EXIT_USAGE
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kubekiln.errors import ConfigError, KubekilnError
+from kubekiln.errors import ConfigError, KubekilnError, StorageError
 from pipeline.lock import Lock
 from pipeline.mirroring import fill_mirror
 from pipeline.sources.gomod import GoMod
@@ -122,6 +122,16 @@ def test_what_cannot_be_had_is_said_after_the_rest_was_done(site: Site, tmp_path
         fill(make_lock(site), tmp_path, site)
 
     assert (tmp_path / "mirror" / "debian" / POOL).is_file()
+
+
+def test_a_file_in_the_mirrors_place_is_left_alone(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "mirror").write_text("mine")
+
+    with pytest.raises(StorageError, match="File exists"):
+        fill(make_lock(site), tmp_path, site)
+
+    assert site.requests == []
+    assert (tmp_path / "mirror").read_text() == "mine"
 
 
 def test_an_unknown_component_is_refused(site: Site, tmp_path: Path) -> None:
