@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cloudinit.model import Cluster
+from cloudinit.model import Cluster, Node
+from cloudinit.nodepool import NodePool, Taint
 
 Flags = Mapping[str, str]
 
@@ -111,6 +112,11 @@ _REBALANCED_FROM = 100
 _GOAWAY_CHANCE = "0.001"
 # As Kubernetes' own autoscaler of DNS has it.
 _NODES_PER_DNS_REPLICA = 16
+# Taints in spite of which configs/addons/coredns.yaml runs: key, value and effect; None: any.
+DNS_TOLERATES = (
+    ("CriticalAddonsOnly", None, None),
+    ("node-role.kubernetes.io/control-plane", "", "NoSchedule"),
+)
 
 
 def size_of(cluster: Cluster) -> Size:
@@ -141,11 +147,25 @@ def apiserver_flags(cluster: Cluster) -> Flags:
 def dns_replicas(cluster: Cluster) -> int:
     """Give the number of name servers: two, so that one can go, and more with the nodes.
 
-    A pool counts as one node, and planned ones as none: servers for machines that may never come
-    would wait for ever, as no two of them are on one node, and updates with them.
+    A pool counts as one node, one whose taints keep them off and planned nodes as none: servers
+    without a machine would wait for ever, as no two of them are on one node, and updates with them.
     """
-    count = sum(owner.runs_pods for owner in cluster.payloads)
+    count = sum(_takes_dns(owner) for owner in cluster.payloads)
     return 1 if count == 1 else max(2, -(-count // _NODES_PER_DNS_REPLICA))
+
+
+def _takes_dns(owner: Node | NodePool) -> bool:
+    # Those of masters are tolerated, and declared workers have none.
+    taints = owner.taints if isinstance(owner, NodePool) else ()
+    return owner.runs_pods and not any(_keeps_dns_off(taint) for taint in taints)
+
+
+def _keeps_dns_off(taint: Taint) -> bool:
+    is_tolerated = any(
+        key == taint.key and value in (None, taint.value) and effect in (None, taint.effect)
+        for key, value, effect in DNS_TOLERATES
+    )
+    return taint.effect != "PreferNoSchedule" and not is_tolerated
 
 
 def command_line(flags: Flags) -> str:

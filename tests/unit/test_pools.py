@@ -22,7 +22,7 @@ from cloudinit.parts import network
 from cloudinit.poolrules import POOL_RULES
 from cloudinit.render import render_cluster
 from cloudinit.rules import load_cluster
-from cloudinit.sizing import dns_replicas
+from cloudinit.sizing import DNS_TOLERATES, dns_replicas
 from cloudinit.statefile import decode
 from cloudinit.userdata import MANIFEST_PATH
 from kubekiln.cli.cluster import app
@@ -30,6 +30,7 @@ from kubekiln.errors import ConfigError
 from kubekiln.operations import tokens as operation
 from kubekiln.operations.seed import write_seed
 from tests.support.clusters import (
+    CONFIGS,
     NOW,
     cluster_data,
     make_cluster,
@@ -160,8 +161,44 @@ def test_two_pools_beside_declared_workers_are_fine(tmp_path: Path) -> None:
     assert load_cluster("lab", project).sized_for == 72
 
 
-def test_the_name_service_waits_for_no_machine_that_may_never_come() -> None:
+MASTERS = "node-role.kubernetes.io/control-plane"
+
+
+@pytest.mark.parametrize(
+    ("taint", "count"),
+    [
+        ({"key": "dedicated", "value": "batch", "effect": "PreferNoSchedule"}, 2),
+        ({"key": "dedicated", "value": "batch", "effect": "NoSchedule"}, 1),
+        ({"key": "dedicated", "effect": "NoExecute"}, 1),
+        ({"key": "CriticalAddonsOnly", "value": "x", "effect": "NoExecute"}, 2),
+        ({"key": MASTERS, "effect": "NoSchedule"}, 2),
+        ({"key": MASTERS, "effect": "NoExecute"}, 1),
+        ({"key": MASTERS, "value": "x", "effect": "NoSchedule"}, 1),
+    ],
+)
+def test_the_name_service_waits_for_no_machine_that_may_never_come(
+    taint: dict[str, str], count: int
+) -> None:
+    harmless = {"key": "CriticalAddonsOnly", "effect": "NoSchedule"}
+
     assert dns_replicas(make_cluster(**pools({}))) == 2
+    assert dns_replicas(make_cluster(**pools({"taints": [harmless, taint]}))) == count
+    assert dns_replicas(make_cluster(**pools({"taints": [taint]}, OTHER))) == 2
+
+
+def test_the_name_service_tolerates_what_its_manifest_says() -> None:
+    documents = yaml.safe_load_all((CONFIGS / "addons/coredns.yaml").read_text())
+    (pod,) = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "Deployment"]
+
+    said = tuple(
+        (
+            entry["key"],
+            None if entry.get("operator") == "Exists" else entry.get("value", ""),
+            entry.get("effect"),
+        )
+        for entry in pod["tolerations"]
+    )
+    assert said == DNS_TOLERATES
 
 
 @pytest.fixture(scope="module")
