@@ -10,6 +10,8 @@ from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
 from kubekiln.channel import CHANNELS, Channel, DatasourceName
 
+_BRINGING_NETWORK = ", ".join(name for name, c in CHANNELS.items() if c.carries_network)
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -39,7 +41,13 @@ def the_platform_gives_the_network(cluster: Cluster) -> Iterator[Finding]:
     if channel.carries_network:
         return
     why = f"{channel.title} gives machines no network configuration of ours"
-    if cluster.network.addressing != "dhcp":
+    if 6 in cluster.network.families:
+        yield Finding(
+            ("network", "node_cidr"),
+            f"IPv6 with datasource {cluster.datasource}: {why}, and nodes ask DHCP for IPv4 alone",
+            f"IPv6 needs a datasource that brings it: {_BRINGING_NETWORK}",
+        )
+    elif cluster.network.addressing != "dhcp":
         yield Finding(
             ("network", "addressing"),
             f"addressing {cluster.network.addressing} with datasource {cluster.datasource}: {why}",
@@ -56,7 +64,7 @@ def the_platform_gives_the_network(cluster: Cluster) -> Iterator[Finding]:
             yield Finding(
                 ("nodes", index, "nics"),
                 f"further cards of {node.name} with datasource {cluster.datasource}: {why}",
-                "leave nics out, or take a datasource that brings it: nocloud, vsphere",
+                f"leave nics out, or take a datasource that brings it: {_BRINGING_NETWORK}",
             )
 
 

@@ -10,6 +10,7 @@ from cloudinit.families import IPAddress, IPNetwork, families_of, joined, name_f
 from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
 from cloudinit.networkmodel import NODE_LOCAL_DNS
+from kubekiln.channel import CHANNELS
 from kubekiln.config import KeyPath
 
 # Smallest and largest prefix length: the API server takes at most 20 bits of hosts, and 32
@@ -65,9 +66,12 @@ def other_addresses_are_of_families_that_the_nodes_have(cluster: Cluster) -> Ite
 
 
 def dhcp_gives_the_nodes_families(cluster: Cluster) -> Iterator[Finding]:
-    """Nodes ask for a lease of IPv4 alone."""
-    network = cluster.network
-    if network.addressing == "dhcp" and 6 in network.families:
+    """Nodes ask for a lease of IPv4 alone.
+
+    Where nothing but DHCP is possible, there is another finding (`datasource.py`).
+    """
+    network, has_choice = cluster.network, CHANNELS[cluster.datasource].carries_network
+    if network.addressing == "dhcp" and 6 in network.families and has_choice:
         yield Finding(
             ("network", "addressing"),
             f"addressing dhcp gives IPv4, the nodes have {name_families(network.families)}",

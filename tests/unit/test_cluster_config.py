@@ -114,6 +114,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a gateway of no use": ({"network": {"gateway": "fd00::1"}}, "gateway fd00::1 is IPv6, the no"),
     "a lease of IPv6": (dual(addressing="dhcp"), "dhcp gives IPv4, the nodes have IPv4 and IPv6"),
+    "IPv6 where the platform gives the network": (
+        {"datasource": "ec2", **dual()},
+        "IPv6 needs a datasource that brings it: nocloud, vsphere",
+    ),
     "IPv6 elsewhere": (
         dual(nodes=[node(address=["10.80.0.12", "fd00:81::12"])]),
         "address fd00:81::12 of lab-2 is not a host of node_cidr fd00:80::/64",
@@ -339,6 +343,13 @@ def test_a_mistake_is_named_with_its_place(
     assert error.value.exit_code == EXIT_USAGE
     for problem in error.value.problems:
         assert problem.where is not None and problem.where.startswith(f"{path}:")
+
+
+@pytest.mark.parametrize("addressing", ["static", "dhcp"])
+def test_no_way_of_addressing_is_said_to_bring_ipv6_where_none_does(addressing: str) -> None:
+    found = findings(make_cluster(datasource="gce", **dual(addressing=addressing)))
+
+    assert [finding.at for finding in found] == [("network", "node_cidr")]
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
