@@ -21,7 +21,9 @@ from typing import TypeVar
 IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
 IPNetwork = IPv4Network | IPv6Network
-ValueT = TypeVar("ValueT", IPAddress, IPNetwork)
+SMALLEST_MTU = {4: 576, 6: 1280}
+"""Every host must take a packet of this size in one piece (RFC 791, RFC 8200), by family."""
+ValueT = TypeVar("ValueT", IPAddress, IPInterface, IPNetwork)
 
 
 def families_of(values: Iterable[IPAddress | IPNetwork]) -> tuple[int, ...]:

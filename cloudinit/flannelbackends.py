@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cloudinit.families import name_families
+from cloudinit.families import SMALLEST_MTU, name_families
 from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
 from cloudinit.modeltypes import BackendName
-
-# Every host must take a packet of this size in one piece (RFC 791, RFC 8200), by family.
-_SMALLEST_MTU = {4: 576, 6: 1280}
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def pods_have_room_in_the_nodes_packets(cluster: Cluster) -> Iterator[Finding]:
     """What a pod sends fits, with the backend's bytes before it, into what a node sends."""
     flannel, nodes_mtu = cluster.network.flannel, cluster.network.mtu
     backend = BACKENDS[flannel.backend]
-    smallest = max(_SMALLEST_MTU[family] for family in cluster.network.families)
+    smallest = max(SMALLEST_MTU[family] for family in cluster.network.families)
     if flannel.mtu and backend.takes_mtu and flannel.mtu < smallest:
         yield Finding(
             ("network", "flannel", "mtu"),

@@ -120,7 +120,7 @@ def _further(nic: Nic) -> Link:
     return Link(
         _vlan_name(nic.vlan),
         vlan=nic.vlan,
-        addresses=(str(nic.address),) if nic.address else (),
+        addresses=tuple(str(address) for address in nic.addresses),
         leased=nic.dhcp,
         routes=tuple((str(route.to), str(route.via)) for route in nic.routes),
         mtu=nic.mtu,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Network, ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -15,7 +15,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from cloudinit.families import IPAddress, IPNetwork, families_of, name_families
+from cloudinit.families import IPAddress, IPInterface, IPNetwork, families_of, name_families
 from kubekiln.config import CIDR, invalid
 
 # RFC 1123: what Kubernetes takes as a node name, and the kernel as a host name of one label.
@@ -54,6 +54,21 @@ def _address(value: object) -> object:
     if not _is_plain_address(value):
         raise invalid(f"{value!r} is not an address", hint="write it as 10.80.0.11 or fd00:80::11")
     return ip_address(value)
+
+
+def _interface(value: object) -> object:
+    if not isinstance(value, str | int | float):
+        return value
+    address, _, length = str(value).partition("/")
+    try:
+        if _is_plain_address(address) and length:
+            return ip_interface(str(value))
+    except ValueError:
+        pass
+    raise invalid(
+        f"{value!r} is not an address with prefix length",
+        hint="write it as 10.90.0.11/24 or fd00:90::11/64",
+    )
 
 
 def _is_plain_address(value: str) -> bool:
@@ -149,12 +164,11 @@ Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
 LabelStart = Annotated[str, BeforeValidator(_label_start), Field(pattern=_LABEL_START)]
 if TYPE_CHECKING:
     Address = IPAddress
-    Address4 = IPv4Address
     Network4 = IPv4Network
     Addresses = tuple[IPAddress, ...]
+    Interfaces = tuple[IPInterface, ...]
     Networks = tuple[IPNetwork, ...]
 else:
-    Address4 = Annotated[IPv4Address, BeforeValidator(_only_ipv4)]
     Network4 = Annotated[CIDR, BeforeValidator(_only_ipv4)]
     Address = Annotated[
         IPAddress, BeforeValidator(_address), WithJsonSchema({"type": "string", "format": "ip"})
@@ -165,6 +179,13 @@ else:
         AfterValidator(_one_of_each_family),
         PlainSerializer(_plain),
         _schema("10.80.0.11", "fd00:80::11"),
+    ]
+    Interfaces = Annotated[
+        tuple[Annotated[IPInterface, BeforeValidator(_interface)], ...],
+        BeforeValidator(listed),
+        AfterValidator(_one_of_each_family),
+        PlainSerializer(_plain),
+        _schema("10.90.0.11/24", "fd00:90::11/64"),
     ]
     Networks = Annotated[
         tuple[CIDR, ...],

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from cloudinit.modeltypes import Address4, Network4
-from kubekiln.config import Model, invalid
+from cloudinit.modeltypes import Address, Interfaces
+from kubekiln.config import CIDR, Model, invalid
 
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 """Every network of a family."""
@@ -23,18 +22,31 @@ VlanId = Annotated[int, Field(ge=1, le=4094)]
 Mtu = Annotated[int, Field(ge=576, le=65535)]
 
 
-def _destination(value: object) -> object:
-    """Take netplan's word for it, which cloud-init 25.1 with networkd takes for an address."""
-    return DEFAULT_ROUTES[4] if value == "default" else value
-
-
 class Route(Model):
     """A network that is reached through a router."""
 
-    to: Annotated[Network4, BeforeValidator(_destination)]
+    to: CIDR
     """The network, or `default`."""
-    via: Address4
-    """The router, in the network of the card's own address."""
+    via: Address
+    """The router, in the card's own network of that family."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_routers_family(cls, data: Any) -> Any:
+        """Take netplan's `default`, which cloud-init 25.1 with networkd takes for an address."""
+        if isinstance(data, dict) and data.get("to") == "default":
+            return {**data, "to": DEFAULT_ROUTES[6 if ":" in str(data.get("via")) else 4]}
+        return data
+
+    @model_validator(mode="after")
+    def _is_of_one_family(self) -> Route:
+        if self.to.version != self.via.version:
+            raise invalid(
+                f"router {self.via} is IPv{self.via.version}, {self.to} is IPv{self.to.version}",
+                hint="give a router of the network's family",
+                at=("via",),
+            )
+        return self
 
 
 class Nic(Model):
@@ -48,10 +60,12 @@ class Nic(Model):
     vlan: VlanId | None = None
     """VLAN ID (IEEE 802.1Q) that packets carry on this card; on the node's own one if neither
     `mac` nor `interface` says which."""
-    address: IPv4Interface | None = Field(default=None, examples=["10.90.0.11/24"])
-    """Its address with prefix length. Without one, and without `dhcp`, it is only switched on."""
+    addresses: Interfaces = Field(default=(), alias="address")
+    """Its address with prefix length, of any family, or one of each. Without one, and without
+    `dhcp`, it is only switched on."""
     dhcp: bool = False
-    """Whether it asks for an address by DHCP, and for nothing else: no route, no name server."""
+    """Whether it asks for an IPv4 address by DHCP, and for nothing else: no route, no name
+    server."""
     mtu: Mtu | None = None
     """Its MTU in bytes; the hypervisor's if not given."""
     routes: tuple[Route, ...] = ()
@@ -65,7 +79,7 @@ class Nic(Model):
     @model_validator(mode="after")
     def _has_one_identity_and_one_address(self) -> Nic:
         refuse_both(self.mac, self.interface)
-        if self.address is not None and self.dhcp:
+        if self.addresses and self.dhcp:
             raise invalid(
                 "address and dhcp are both given",
                 hint="leave out one of them",

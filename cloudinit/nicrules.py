@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from cloudinit.families import of_family
+from cloudinit.families import SMALLEST_MTU, of_family
 from cloudinit.finding import Finding, Rule
 from cloudinit.links import links_of
 from cloudinit.model import Cluster, Node
@@ -28,14 +28,14 @@ def cards_are_distinct(cluster: Cluster) -> Iterator[Finding]:
         seen |= {("address", str(address)): node.name for address in node.addresses}
     for at, node, index in _nics(cluster):
         nic, own = node.nics[index], f"{node.name}, nics[{index}]"
-        values = {"address": str(nic.address.ip)} if nic.address else {}
+        values = [("address", str(address.ip)) for address in nic.addresses]
         if nic.is_own_card and nic.interface is None:
             # One card may stand there several times, with a VLAN each.
             card = f"{node.name}, a VLAN" if nic.vlan is not None else own
-            values["mac"] = cluster.mac_of_nic(node, index)
+            values.append(("mac", cluster.mac_of_nic(node, index)))
         else:
             card = own
-        for key, value in values.items():
+        for key, value in values:
             owner = card if key == "mac" else own
             first = seen.setdefault((key, value), owner)
             if first != owner:
@@ -75,51 +75,50 @@ def cards_are_found_by_one_rule(cluster: Cluster) -> Iterator[Finding]:
 
 def further_networks_are_apart(cluster: Cluster) -> Iterator[Finding]:
     """A further card's network overlaps no other: the node would send packets the wrong way."""
-    taken = {name: net for name, net in cluster.network.networks() if net.version == 4}
     for index, node in enumerate(cluster.nodes):
-        seen = dict(taken)
+        seen = list(cluster.network.networks())
         for i, nic in enumerate(node.nics):
-            if nic.address is None:
-                continue
-            for name, other in seen.items():
-                if nic.address.network.overlaps(other):
+            for address, (name, other) in itertools.product(nic.addresses, seen):
+                if address.version == other.version and address.network.overlaps(other):
                     yield Finding(
                         ("nodes", index, "nics", i, "address"),
-                        f"address {nic.address} of {node.name} is in a network that overlaps "
+                        f"address {address} of {node.name} is in a network that overlaps "
                         f"{name} {other}",
                         "give each card of a node a network of its own",
                     )
-            seen[f"that of nics[{i}],"] = nic.address.network
+            seen += [(f"that of nics[{i}],", address.network) for address in nic.addresses]
 
 
 def routes_of_cards_are_usable(cluster: Cluster) -> Iterator[Finding]:
-    """A router is in the network of its card, and there is one default route."""
+    """A router is in the network of its card, and there is one default route of each family."""
     for at, node, index in _nics(cluster):
         nic = node.nics[index]
         for number, route in enumerate(nic.routes):
             here = (*at, "routes", number)
-            if nic.address is None:
+            own = of_family(nic.addresses, route.via.version)
+            if own is None:
                 yield Finding(
                     here,
-                    f"a route by {route.via}, but the card has no address of its own",
+                    f"a route by {route.via}, but the card has no IPv{route.via.version} address "
+                    "of its own",
                     "give it an address; with DHCP networks are reached as the node's gateway says",
                 )
-            elif route.via not in nic.address.network or route.via == nic.address.ip:
+            elif route.via not in own.network or route.via == own.ip:
                 yield Finding(
                     (*here, "via"),
-                    f"router {route.via} is not another machine of {nic.address.network}",
+                    f"router {route.via} is not another machine of {own.network}",
                 )
-    for index, node in enumerate(cluster.nodes):
-        yield from _one_default_route(cluster, node, index)
+    for (index, node), family in itertools.product(enumerate(cluster.nodes), DEFAULT_ROUTES):
+        yield from _one_default_route(cluster, node, index, family)
 
 
-def _one_default_route(cluster: Cluster, node: Node, index: int) -> Iterator[Finding]:
-    leased = cluster.network.addressing == "dhcp"
+def _one_default_route(cluster: Cluster, node: Node, index: int, family: int) -> Iterator[Finding]:
+    leased = cluster.network.addressing == "dhcp" and family == 4
     taken = "the lease's" if leased else "network.gateway"
-    free = not leased and of_family(cluster.network.gateways, 4) is None
+    free = not leased and of_family(cluster.network.gateways, family) is None
     for i, nic in enumerate(node.nics):
         for number, route in enumerate(nic.routes):
-            if str(route.to) != DEFAULT_ROUTES[4]:
+            if str(route.to) != DEFAULT_ROUTES[family]:
                 continue
             at = ("nodes", index, "nics", i, "routes", number)
             if not free:
@@ -163,6 +162,18 @@ def mtu_of_a_vlan_fits_its_card(cluster: Cluster) -> Iterator[Finding]:
                     )
 
 
+def cards_have_room_for_ipv6(cluster: Cluster) -> Iterator[Finding]:
+    """Linux takes IPv6 off a link whose frames are too small for it."""
+    for at, node, index in _nics(cluster):
+        nic = node.nics[index]
+        if nic.mtu and nic.mtu < SMALLEST_MTU[6] and of_family(nic.addresses, 6):
+            yield Finding(
+                (*at, "mtu"),
+                f"mtu {nic.mtu} is less than the {SMALLEST_MTU[6]} bytes that IPv6 needs",
+                f"give {SMALLEST_MTU[6]} or more, or leave it out",
+            )
+
+
 def _nics(cluster: Cluster) -> Iterator[tuple[KeyPath, Node, int]]:
     for index, node in enumerate(cluster.nodes):
         for i in range(len(node.nics)):
@@ -176,4 +187,5 @@ NIC_RULES: tuple[Rule, ...] = (
     routes_of_cards_are_usable,
     vlans_are_distinct,
     mtu_of_a_vlan_fits_its_card,
+    cards_have_room_for_ipv6,
 )

@@ -58,7 +58,7 @@ def names_and_addresses(
     for node in nodes:
         names += [node.name, f"{node.name}.{context.cluster.network.domain}"]
         addresses += node.addresses
-        addresses += [nic.address.ip for nic in node.nics if nic.address is not None]
+        addresses += [address.ip for nic in node.nics for address in nic.addresses]
     return names, addresses
 
 

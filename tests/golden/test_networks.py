@@ -32,6 +32,21 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vlan": ({"vlan": 120, "mtu": 9000, "nameservers": ["10.80.0.3"]}, {}),
     "vlan-dhcp": ({"vlan": 120, "addressing": "dhcp"}, {"interface": "ens3"}),
     "second-card": ({}, {"nics": [STORAGE, {"interface": "ens5", "dhcp": True}]}),
+    "second-card-ipv6": (
+        {},
+        {
+            "nics": [
+                {
+                    "mac": "52:54:00:00:90:11",
+                    "address": ["fd00:90::11/64", "10.90.0.11/24"],
+                    "routes": [
+                        {"to": "default", "via": "fd00:90::1"},
+                        {"to": "10.91.0.0/16", "via": "10.90.0.1"},
+                    ],
+                }
+            ]
+        },
+    ),
     "trunk": (
         {"vlan": 120},
         {"nics": [{"vlan": 130, "address": "10.90.0.11/24"}, {"vlan": 140, "dhcp": True}]},

@@ -57,6 +57,11 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "in another card's network": (
         node(STORAGE, {"address": "10.90.0.12/24"}), {}, "overlaps that of nics[0]",
     ),
+    "in another card's IPv6 network": (
+        node({"address": "fd00:90::11/64"}, {"address": "fd00:90::12/64"}),
+        {},
+        "overlaps that of nics[0], fd00:90::/64",
+    ),
     "no prefix length that is one": (node({"address": "10.90.0.11/33"}), {}, "10.90.0.11/33"),
     "a router elsewhere": (routed("10.91.0.0/16", "10.92.0.1"), {}, "router 10.92.0.1 is not"),
     "its own router": (routed("10.91.0.0/16", "10.90.0.11"), {}, "router 10.90.0.11 is not"),
@@ -69,7 +74,33 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a route without an address": (
         node({"dhcp": True, "routes": [{"to": "10.91.0.0/16", "via": "10.90.0.1"}]}),
         {},
-        "the card has no address of its own",
+        "the card has no IPv4 address of its own",
+    ),
+    "a route of another family": (
+        node({**STORAGE, "routes": [{"to": "default", "via": "fd00:90::1"}]}),
+        {},
+        "a route by fd00:90::1, but the card has no IPv6 address",
+    ),
+    "a router of another family": (
+        routed("10.91.0.0/16", "fd00:90::1"),
+        {},
+        "router fd00:90::1 is IPv6, 10.91.0.0/16 is IPv4",
+    ),
+    "an IPv6 router elsewhere": (
+        node({"address": "fd00:90::11/64", "routes": [{"to": "fd00:91::/64", "via": "fd00::1"}]}),
+        {},
+        "router fd00::1 is not another machine of fd00:90::/64",
+    ),
+    "two IPv6 addresses": (
+        node({"address": ["fd00:90::11/64", "fd00:91::11/64"]}), {}, "some of one family",
+    ),
+    "an address with a zone": (node({"address": "fe80::1%eth1/64"}), {}, "'fe80::1%eth1/64'"),
+    "an address of bits": (node({"address": 10.9}), {}, "10.9 is not an address with"),
+    "an address without its network": (
+        node({"address": "10.90.0.11"}), {}, "'10.90.0.11' is not an address with prefix length",
+    ),
+    "frames too small for IPv6": (
+        node({"address": "fd00:90::11/64", "mtu": 1200}), {}, "the 1280 bytes that IPv6 needs",
     ),
     "one VLAN twice": (
         node({"vlan": 120, **STORAGE}), {"vlan": 120}, "vlan 120 is already that of the node",
@@ -134,6 +165,13 @@ RIGHT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         node({"interface": "ens4", "vlan": 130}, {"interface": "ens4", "vlan": 131}), {},
     ),
     "the only way out": (routed("default"), {"gateway": None}),
+    "IPv6 on a further card, and its own way out": (
+        node({
+            "address": ["10.90.0.11/24", "fd00:90::11/64"],
+            "routes": [{"to": "default", "via": "fd00:90::1"}],
+        }),
+        {},
+    ),
     "a card by pattern and one by MAC address": (node({"mac": MAC}, interface="en*"), {}),
 }  # fmt: skip
 

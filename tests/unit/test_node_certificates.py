@@ -92,7 +92,12 @@ def test_the_api_is_known_by_every_name_and_address_that_clients_use(tmp_path: P
         tmp_path,
         network={"domain": "k8s.example.org", "service_cidr": "10.97.0.0/16"},
         api={"extra_sans": ["api.example.org", "203.0.113.7"]},
-        nodes=[{**MINIMAL["nodes"][0], "nics": [{"address": "10.90.0.11/24"}, {"dhcp": True}]}],
+        nodes=[
+            {
+                **MINIMAL["nodes"][0],
+                "nics": [{"address": ["10.90.0.11/24", "fd00:90::11/64"]}, {"dhcp": True}],
+            }
+        ],
     )
 
     text = openssl("x509", "-noout", "-text", stdin=files[f"{PKI}/apiserver.crt"].content).stdout
@@ -104,7 +109,8 @@ def test_the_api_is_known_by_every_name_and_address_that_clients_use(tmp_path: P
         "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
         "DNS:kubernetes.default.svc.k8s.example.org", "DNS:api.example.org",
         "IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1", "IP Address:10.80.0.11",
-        "IP Address:10.90.0.11", "IP Address:10.97.0.1", "IP Address:203.0.113.7",
+        "IP Address:10.90.0.11", "IP Address:FD00:90:0:0:0:0:0:11", "IP Address:10.97.0.1",
+        "IP Address:203.0.113.7",
     }  # fmt: skip
 
 
