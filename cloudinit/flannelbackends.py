@@ -14,6 +14,7 @@ from cloudinit.families import SMALLEST_MTU, name_families
 from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
 from cloudinit.modeltypes import BackendName
+from cloudinit.nic import USUAL_MTU
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ def flannel_is_told_what_it_uses(cluster: Cluster) -> Iterator[Finding]:
 
 
 def pods_have_room_in_the_nodes_packets(cluster: Cluster) -> Iterator[Finding]:
-    """What a pod sends fits, with the backend's bytes before it, into what a node sends."""
-    flannel, nodes_mtu = cluster.network.flannel, cluster.network.mtu
+    """What a pod sends fits, with the backend's bytes before it, into what a node sends.
+
+    Of an MTU that DHCP gives nothing is known.
+    """
+    flannel, leased = cluster.network.flannel, cluster.network.addressing == "dhcp"
+    nodes_mtu = cluster.network.mtu or (None if leased else USUAL_MTU)
     backend = BACKENDS[flannel.backend]
     smallest = max(SMALLEST_MTU[family] for family in cluster.network.families)
     if flannel.mtu and backend.takes_mtu and flannel.mtu < smallest:

@@ -13,6 +13,9 @@ from kubekiln.config import CIDR, Model, invalid
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 """Every network of a family."""
 
+USUAL_MTU = 1500
+"""Ethernet's, which a card has if nobody says otherwise."""
+
 MacAddress = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")]
 # What networkd and netplan both take; 15 characters are the kernel's limit.
 InterfaceName = Annotated[

@@ -11,13 +11,11 @@ from cloudinit.families import SMALLEST_MTU, of_family
 from cloudinit.finding import Finding, Rule
 from cloudinit.links import links_of
 from cloudinit.model import Cluster, Node
-from cloudinit.nic import DEFAULT_ROUTES
+from cloudinit.nic import DEFAULT_ROUTES, USUAL_MTU
 from kubekiln.config import KeyPath
 
 # What Linux, the pod network and a node's own VLANs have links called.
 _VIRTUAL = ("lo", "cni0", "flannel.1", "flannel0", "veth1a2b3c4d", "vlan1")
-# Ethernet's, if nobody says otherwise.
-_USUAL_MTU = 1500
 
 
 def cards_are_distinct(cluster: Cluster) -> Iterator[Finding]:
@@ -151,7 +149,7 @@ def mtu_of_a_vlan_fits_its_card(cluster: Cluster) -> Iterator[Finding]:
     for index, node in enumerate(cluster.nodes):
         links = {link.name: link for link in links_of(cluster, node)} if node.nics else {}
         for card in links.values():
-            room = card.mtu or _USUAL_MTU
+            room = card.mtu or USUAL_MTU
             for vlan in (links[name] for name in card.vlans):
                 if vlan.mtu is not None and vlan.mtu > room:
                     i = [nic.vlan for nic in node.nics].index(vlan.vlan)

@@ -219,6 +219,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"network": {"mtu": 1500, "flannel": {"mtu": 1480}}},
         "50 bytes of vxlan and 1480 of pods are more than the nodes' mtu 1500",
     ),
+    "no room for VXLAN on usual cards": (
+        {"network": {"flannel": {"mtu": 9000}}},
+        "50 bytes of vxlan and 9000 of pods are more than the nodes' mtu 1500",
+    ),
     "no room for pods": ({"network": {"mtu": 600}}, "give network.mtu: 626 or more"),
     "no master": (masters("worker", "lb"), "no node has role single or master"),
     "two members": (masters("master", "master"), "etcd would have 2 members"),
@@ -421,6 +425,20 @@ def test_a_network_that_can_be_told_to_lets_pods_pass(datasource: str) -> None:
     network = {"addressing": "dhcp", "flannel": {"backend": "host-gw"}}
 
     assert findings(make_cluster(datasource=datasource, network=network)) == []
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"flannel": {"mtu": 1450}},
+        {"mtu": 9050, "flannel": {"mtu": 9000}},
+        {"addressing": "dhcp", "flannel": {"mtu": 9000}},
+    ],
+)
+def test_pods_may_fill_what_the_nodes_send_and_a_lease_may_say_how_much(
+    network: dict[str, Any],
+) -> None:
+    assert findings(make_cluster(network=network)) == []
 
 
 def test_a_disk_that_has_just_room_for_two_databases_is_taken() -> None:
