@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from cloudinit.keyplaces import holds_key, key_problems
 from cloudinit.model import Cluster
 from cloudinit.part import Context, NodeFile
 from cloudinit.protect import NOTE_PATH
@@ -24,9 +25,7 @@ from kubekiln.errors import ConfigError, Problem
 _ALLOWED_KEYS = {
     "fqdn", "hostname", "manage_etc_hosts", "prefer_fqdn_over_hostname", "write_files"
 }  # fmt: skip
-_SECRET = re.compile(
-    rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----|^\s*(?:- )?secret:|client-key-data:", re.MULTILINE
-)
+_SECRET = re.compile(rb"^\s*(?:- )?secret:", re.MULTILINE)
 _LARGEST_SHOWN = 5
 # The parser written in C is ten times as fast; PyYAML is built without it on some systems.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -43,6 +42,7 @@ def check_userdata(
     problems = [
         *(Problem(text) for text in structure_problems(userdata)),
         *(Problem(text) for text in secrecy_problems(files)),
+        *(Problem(text) for text in key_problems(context, files)),
         *(Problem(text) for text in exposure_problems(context, attached)),
         *size_problems(context, files, size_gzip),
     ]
@@ -77,7 +77,7 @@ def structure_problems(userdata: bytes) -> Iterator[str]:
 def secrecy_problems(files: tuple[NodeFile, ...]) -> Iterator[str]:
     """Whatever looks like a secret is readable by its owner only."""
     for file in files:
-        if _SECRET.search(file.content) and file.mode & 0o077:
+        if file.mode & 0o077 and _is_secret(file.content):
             yield f"{file.path} holds a secret and has mode {file.mode:04o}"
 
 
@@ -89,10 +89,14 @@ def exposure_problems(context: Context, attached: bytes) -> Iterator[str]:
     for key in sorted(document.keys() - _ALLOWED_KEYS):
         yield f"protected user-data has the key {key}"
     for entry in document["write_files"]:
-        if _SECRET.search(entry["content"].encode()):
+        if _is_secret(entry["content"].encode()):
             yield f"protected user-data of {context.owner.name} shows a secret in {entry['path']}"
     if document["write_files"][-1]["path"] != NOTE_PATH:
         yield f"the last file of protected user-data is not {NOTE_PATH}"
+
+
+def _is_secret(content: bytes) -> bool:
+    return holds_key(content) or _SECRET.search(content) is not None
 
 
 def size_problems(

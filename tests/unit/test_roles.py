@@ -13,10 +13,12 @@ import pytest
 import yaml
 from cryptography import x509
 
+from cloudinit.keyplaces import KEY_PLACES
 from cloudinit.part import NodeFile
 from cloudinit.roles import ROLES
 from cloudinit.userdata import MANIFEST_PATH
 from tests.support.clusters import CONFIGS, render_example, render_files
+from tests.support.keyscan import keys_in
 
 EXAMPLES = sorted(path.stem for path in (CONFIGS / "clusters").glob("*.yaml"))
 # What is only of kubeadm's way is in test_kubeadm.py.
@@ -34,7 +36,6 @@ _MADE_BY_KUBEADM = re.compile(
     r"^/etc/kubernetes/(bootstrap-)?kubelet\.conf$|^/var/lib/kubelet/(config\.yaml|kubeadm-flags\.env)$"
     r"|^/etc/kubernetes/kubeadm$"
 )
-_KEY = re.compile(rb"-----BEGIN EC PRIVATE KEY-----.*?-----END EC PRIVATE KEY-----", re.DOTALL)
 Files = Mapping[str, NodeFile]
 
 
@@ -104,20 +105,19 @@ def foreign_secrets(files: Files, cluster: Mapping[str, Files]) -> list[str]:
 
     A private key belongs to a node if it stands nowhere else; what several masters share is theirs.
     """
-    own = role_of(files)
+    if role_of(files) in ("master", "single"):
+        return []
     others: set[bytes] = set()
     for other in cluster.values():
         if other is not files:
-            others |= {key for file in other.values() for key in _KEY.findall(file.content)}
-    found = []
-    for file in files.values():
-        if own not in ("master", "single"):
-            found += [file.path for key in _KEY.findall(file.content) if key in others]
-        if b"secret: " in file.content and own not in ("master", "single"):
-            found.append(file.path)
-        if file.path.endswith("ca.key") and own not in ("master", "single"):
-            found.append(file.path)
-    return found
+            others |= {key for file in other.values() for key in keys_in(file.content)}
+    return [
+        file.path
+        for file in files.values()
+        if keys_in(file.content) & others
+        or b"secret: " in file.content
+        or file.path.endswith("ca.key")
+    ]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -139,6 +139,21 @@ def test_the_search_finds_what_is_planted(examples: Rendered, path: str) -> None
     planted = {**worker, "/etc/planted": master[path]}
 
     assert foreign_secrets(planted, {**cluster, "hs-worker-1": planted}) != []
+
+
+def test_private_keys_are_where_the_table_has_them_and_nowhere_else(examples: Rendered) -> None:
+    found: dict[tuple[str, str], set[str]] = {}
+    for name, cluster in examples.items():
+        for files in cluster.values():
+            kind = ("kubeadm" if name == KUBEADM else "systemd", role_of(files))
+            paths = {file.path for file in files.values() if keys_in(file.content)}
+            found[kind] = found.get(kind, set()) | paths
+
+    places: dict[tuple[str, str], object] = {
+        (way, role): paths for way, roles in KEY_PLACES.items() for role, paths in roles.items()
+    }
+    assert len(found) == 8
+    assert found == {kind: places[kind] for kind in found}
 
 
 def test_kube_proxy_and_flannel_are_the_kubelet_that_may_write_its_own_node(
