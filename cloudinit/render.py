@@ -8,7 +8,7 @@ take their places. Whatever interrupts it leaves the state, and each node, as it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,25 +56,25 @@ def render_cluster(
     project: Project,
     now: datetime | None = None,
     new_cluster: bool = False,
+    new_tokens: Collection[str] = (),
     workers: int | None = None,
 ) -> RenderedCluster:
     """Render every node into build/nodes/<cluster>/, and keep secrets in state/<cluster>/.
 
     Rendering again from the same configuration gives the same bytes, by however many `workers`
-    (all CPUs if not given). Raises ConfigError if the state is gone while nodes rendered from it
-    are there, unless a `new_cluster` is asked for.
+    (all CPUs if not given), but for pools that are to get `new_tokens`. Raises ConfigError if the
+    state is gone while nodes rendered from it are there, unless a `new_cluster` is asked for.
     """
     directory, final_dir = project.state_dir / cluster.name, project.nodes_dir / cluster.name
     make_dir(project.state_dir, mode=0o700)
     lock = project.state_dir / f".{cluster.name}.lock"
     with locked(lock, waiting=waits(f"another kubekiln renders cluster {cluster.name}")):
         state = open_state(cluster, project, now=now)
-        if new_cluster:
-            _refuse_replacement(state)
-        elif state.is_new:
-            _refuse_orphans(cluster, project)
+        _refuse(cluster, state, project, new_cluster=new_cluster)
         created = state.is_new
         versions = component_versions(cluster, project)
+        for pool_name in new_tokens:
+            state.drop_token(pool_name)
         prepare(cluster, state)
         state.complete(cluster.pools)
         kubeconfig = hostkubeconfig.render(cluster, state)
@@ -251,8 +251,10 @@ def offer_all(cluster: Cluster, project: Project, state: State) -> None:
     Offers(state.directory).offer(tokens, now=state.now, hours=cluster.userdata.server_hours)
 
 
-def _refuse_replacement(state: State) -> None:
-    if not state.is_new:
+def _refuse(cluster: Cluster, state: State, project: Project, *, new_cluster: bool) -> None:
+    if state.is_new and not new_cluster:
+        _refuse_orphans(cluster, project)
+    if new_cluster and not state.is_new:
         raise ConfigError(
             f"cluster {state.cluster} has a state already",
             where=str(state.directory),

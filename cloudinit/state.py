@@ -171,6 +171,11 @@ class State:
         self._is_changed = True
         return token
 
+    def drop_token(self, pool: str) -> None:
+        """Forget a pool's token, such as one that leaked: `complete` makes another."""
+        del self._document.tokens[pool]
+        self._is_changed = True
+
     @property
     def tokens(self) -> Mapping[str, BootstrapToken]:
         """The pools' tokens as they were rendered last."""

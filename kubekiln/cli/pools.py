@@ -41,6 +41,10 @@ def tokens(
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Print them as objects for a kubectl of yours.")
     ] = False,
+    renew: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POOL", help="Render anew with another token for this pool."),
+    ] = None,
 ) -> None:
     """List the tokens by which machines join the pools, and until when; none of their secrets."""
     from cloudinit.rules import load_cluster
@@ -49,6 +53,8 @@ def tokens(
 
     project = Project.find()
     checked = load_cluster(cluster, project)
+    for old in operation.renew_tokens(project, checked, renew) if renew else ():
+        _print_old(old, checked.name)
     found = operation.rendered_tokens(project, checked)
     if manifest:
         typer.echo(operation.manifest(found).reveal_text())
@@ -56,6 +62,17 @@ def tokens(
     _print_tokens(found)
     for line in operation.apply_tokens(project, checked, found) if apply else ():
         typer.echo(line)
+
+
+def _print_old(old: PoolToken, cluster: str) -> None:
+    """Say what is left to do until the cluster doesn't take a token any more."""
+    from kubekiln.progress import say
+
+    secret, until = f"bootstrap-token-{old.token.token_id}", f"{old.token.expires:%Y-%m-%d}"
+    say(f"token {old.token.token_id} of pool {old.pool.name} is no longer rendered; to revoke it:")
+    say(f"  kubekiln kubectl --on {cluster} -n kube-system delete secret {secret}")
+    say(f"  kubekiln cluster tokens {cluster} --apply")
+    say(f"  and replace the masters: those of before apply it at each boot, until {until}")
 
 
 def _print_tokens(found: tuple[PoolToken, ...]) -> None:

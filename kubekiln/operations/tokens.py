@@ -7,14 +7,14 @@ Masters apply the tokens that they were rendered with; a later one is given to t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from cloudinit.bootstraptoken import BootstrapToken, token_object
 from cloudinit.model import Cluster
 from cloudinit.nodepool import NodePool
-from cloudinit.render import open_state
+from cloudinit.render import open_state, render_cluster
 from kubekiln.errors import ConfigError
 from kubekiln.operations.kubectl import admin_for
 from kubekiln.paths import Project
@@ -46,6 +46,23 @@ def rendered_tokens(project: Project, cluster: Cluster) -> tuple[PoolToken, ...]
             hint=f"`kubekiln cluster render {cluster.name}` makes it",
         )
     return tuple(PoolToken(pool, tokens[pool.name]) for pool in cluster.pools)
+
+
+def renew_tokens(
+    project: Project, cluster: Cluster, pools: Collection[str]
+) -> tuple[PoolToken, ...]:
+    """Render the cluster with new tokens for these pools; gives the ones that they had.
+
+    Raises ConfigError if there is no such pool, or if it has no token yet.
+    """
+    before = {item.pool.name: item for item in rendered_tokens(project, cluster)}
+    if unknown := sorted(set(pools) - before.keys()):
+        raise ConfigError(
+            f"cluster {cluster.name} has no pool {', '.join(unknown)}",
+            hint=f"there are: {', '.join(before)}",
+        )
+    render_cluster(cluster, project=project, new_tokens=set(pools))
+    return tuple(before[name] for name in dict.fromkeys(pools))
 
 
 def manifest(tokens: tuple[PoolToken, ...]) -> Secret:

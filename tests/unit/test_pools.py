@@ -316,6 +316,29 @@ def test_a_token_of_another_life_is_another_one(tmp_path: Path) -> None:
     assert rendered_token(tmp_path) != rendered_token(tmp_path, token_ttl_hours=24)
 
 
+def test_a_token_that_leaked_is_in_nothing_that_is_rendered_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path)
+    path = write_cluster(project, cluster_data(**pools({}, OTHER)))
+    monkeypatch.chdir(tmp_path)
+    cluster = load_cluster(str(path), project)
+    render_cluster(cluster, project=project)
+    batch, gpu = operation.rendered_tokens(project, cluster)
+
+    with pytest.raises(ConfigError, match="has no pool nosuch") as error:
+        operation.renew_tokens(project, cluster, ["nosuch"])
+    said = CliRunner().invoke(app, ["tokens", "lab", "--renew", "batch"], catch_exceptions=False)
+
+    left = b"".join(snapshot(tmp_path / "build" / "nodes").values())
+    new, same = operation.rendered_tokens(project, cluster)
+    assert batch.token.token_id.encode() not in left and new.token.token_id.encode() in left
+    assert same == gpu and gpu.token.token_id.encode() in left
+    assert f"delete secret bootstrap-token-{batch.token.token_id}" in said.output
+    assert batch.token.secret.reveal_text() not in said.output
+    assert "batch, " in str(error.value)
+
+
 def test_the_token_of_a_pool_that_is_gone_is_forgotten(tmp_path: Path) -> None:
     rendered_token(tmp_path)
     render_cluster(make_cluster(nodes=[MASTER]), project=make_project(tmp_path), now=NOW)
