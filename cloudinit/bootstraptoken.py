@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cloudinit.nodepool import NodePool
+from cloudinit.pki import BACKDATE
 from kubekiln.secret import Secret
 
 _ALPHABET = string.ascii_lowercase + string.digits
@@ -35,9 +36,14 @@ class BootstrapToken:
         return Secret(f"{self.token_id}.{self.secret.reveal_text()}")
 
     def fits(self, *, hours: int, now: datetime) -> bool:
-        """Tell whether it has the life that is wanted, and isn't in its last third."""
+        """Tell whether it has the life that is wanted, is in its first two thirds, and not ahead.
+
+        One that was made while the host's clock was ahead would outlive its time. A certificate
+        begins early, by as much as is let pass here.
+        """
         life = self.expires - self.issued
-        return life == timedelta(hours=hours) and now <= self.expires - life / 3
+        is_timely = self.issued - BACKDATE <= now <= self.expires - life / 3
+        return is_timely and life == timedelta(hours=hours)
 
 
 def make_token(*, hours: int, now: datetime) -> BootstrapToken:

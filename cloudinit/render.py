@@ -34,7 +34,7 @@ from kubekiln.channel import CHANNELS
 from kubekiln.errors import ConfigError
 from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
 from kubekiln.paths import Project
-from kubekiln.progress import step, waits
+from kubekiln.progress import say, step, waits
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,7 @@ def render_cluster(
         _refuse(cluster, state, project, new_cluster=new_cluster)
         created = state.is_new
         versions = component_versions(cluster, project)
-        for pool_name in new_tokens:
-            state.drop_token(pool_name)
-        prepare(cluster, state)
-        state.complete(cluster.pools)
+        _complete(cluster, state, new_tokens)
         kubeconfig = hostkubeconfig.render(cluster, state)
         with staged(final_dir) as nodes_dir, staged_keys(cluster, project) as keys_dir:
             job = _Job(cluster, state, project, versions, nodes_dir, keys_dir)
@@ -89,6 +86,16 @@ def render_cluster(
         name, days = state.days_left()
     admin = directory / hostkubeconfig.NAME
     return RenderedCluster(nodes, pools, admin, directory, created, name, days)
+
+
+def _complete(cluster: Cluster, state: State, new_tokens: Collection[str]) -> None:
+    """Make what all machines share, and say what is to be known of it."""
+    for pool_name in new_tokens:
+        state.drop_token(pool_name)
+    prepare(cluster, state)
+    state.complete(cluster.pools)
+    for note in state.notes():
+        say(note)
 
 
 def check_state(cluster: Cluster, project: Project) -> None:

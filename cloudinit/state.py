@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from cloudinit import pki, statefile
+from cloudinit.authoritylife import ending, refuse_untimely
 from cloudinit.bootstraptoken import BootstrapToken, make_token
 from cloudinit.model import Pki
 from cloudinit.nodepool import NodePool
@@ -92,7 +93,7 @@ class State:
         if self._is_changed:
             self._seal.prepare()
         for name in AUTHORITIES:
-            self.authority(name)
+            self._issuer(name)
         self.service_account_key()
         self.encryption_key()
         wanted = {pool.name: self.token(pool.name, hours=pool.token_ttl_hours) for pool in pools}
@@ -117,13 +118,14 @@ class State:
     def leaf(self, spec: LeafSpec) -> KeyPair:
         """Give the certificate for `spec`: the one issued before, or a new one.
 
-        A new one is issued if the spec or the authority changed, or in the last third of its life.
+        A new one is issued if the spec or the authority changed, in the last third of its life, and
+        if it hasn't begun: then the host's clock was ahead when it was issued.
         """
         kind, days = self.config.algorithm, self.config.leaf_days
         issuer = self._issuer(spec.ca)
         digest = spec.digest(algorithm=kind, days=days, issuer=issuer)[:_DIGITS]
         kept = self._document.leaves.get(spec.name)
-        if kept is None or kept.digest != digest or self._is_aging(kept.pair.certificate):
+        if kept is None or kept.digest != digest or not self._is_timely(kept.pair.certificate):
             pair = pki.issue_leaf(spec, issuer, algorithm=kind, days=days, now=self.now)
             self._keep(spec.name, Leaf(digest, pair))
         else:
@@ -160,7 +162,8 @@ class State:
     def token(self, pool: str, *, hours: int) -> BootstrapToken:
         """Give a pool's bootstrap token: the one made before, or a new one.
 
-        A new one is made in the last third of its life, or if another life is wanted.
+        A new one is made in the last third of its life, if another life is wanted, and if it was
+        made while the host's clock was ahead.
         """
         kept = self._document.tokens.get(pool)
         if kept is not None and kept.fits(hours=hours, now=self.now):
@@ -197,6 +200,13 @@ class State:
         """Name the certificate that ends first among those used, and its days left."""
         end, name = self.first_end
         return name, (end - self.now).days
+
+    def notes(self) -> Iterator[str]:
+        """Say what is to be known of the state by whoever renders from it."""
+        for name in self._issuers:
+            certificate, days = self.authority(name).certificate, self.config.leaf_days
+            title = self._title(name)
+            yield from ending(certificate, title=title, leaf_days=days, now=self.now)
 
     def take_new_leaves(self) -> list[NewLeaf]:
         """Give the leaves made since the last call."""
@@ -247,9 +257,15 @@ class State:
 
     def _issuer(self, name: str) -> Issuer:
         if name not in self._issuers:
-            self._issuers[name] = Issuer.load(self.authority(name))
+            pair = self.authority(name)
+            title, where = self._title(name), self.directory
+            refuse_untimely(pair.certificate, title=title, where=where, now=self.now)
+            self._issuers[name] = Issuer.load(pair)
         return self._issuers[name]
 
-    def _is_aging(self, certificate: bytes) -> bool:
+    def _title(self, authority: str) -> str:
+        return f"authority {authority} of cluster {self.cluster}"
+
+    def _is_timely(self, certificate: bytes) -> bool:
         start, end = pki.validity(certificate)
-        return self.now > end - (end - start) / 3
+        return start <= self.now <= end - (end - start) / 3

@@ -312,6 +312,14 @@ def test_a_token_is_kept_until_the_last_third_of_its_life(tmp_path: Path) -> Non
     assert rendered_token(tmp_path, days=20.1) != first
 
 
+def test_a_token_that_was_made_by_a_clock_ahead_is_made_anew(tmp_path: Path) -> None:
+    rendered_token(tmp_path)
+    ahead = rendered_token(tmp_path, days=25)
+
+    assert rendered_token(tmp_path, days=24.97) == ahead
+    assert rendered_token(tmp_path) != ahead
+
+
 def test_a_token_of_another_life_is_another_one(tmp_path: Path) -> None:
     assert rendered_token(tmp_path) != rendered_token(tmp_path, token_ttl_hours=24)
 
