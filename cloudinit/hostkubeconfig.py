@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cloudinit.families import in_url
@@ -12,6 +13,7 @@ from cloudinit.model import Cluster
 from cloudinit.parts.admin import ADMINS
 from cloudinit.pki import KeyPair, LeafSpec
 from cloudinit.state import State
+from kubekiln.files import remove_temporaries, write_atomic
 from kubekiln.secret import Secret
 from kubekiln.yamltext import dump
 
@@ -36,6 +38,14 @@ def render(cluster: Cluster, state: State) -> Secret:
         pair=pair,
     )
     return Secret(dump(document))
+
+
+def write(directory: Path, kubeconfig: Secret) -> Path:
+    """Put it beside the state, and remove what a write of it that was killed left."""
+    path = directory / NAME
+    remove_temporaries(path)
+    write_atomic(path, kubeconfig.reveal(), mode=0o600)
+    return path
 
 
 def _document(

@@ -32,7 +32,7 @@ from cloudinit.userdata import node_files, render_metadata, render_userdata
 from cloudinit.versions import component_versions
 from kubekiln.channel import CHANNELS
 from kubekiln.errors import ConfigError
-from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file, write_atomic
+from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file
 from kubekiln.paths import Project
 from kubekiln.progress import say, step, waits
 
@@ -79,12 +79,11 @@ def render_cluster(
             job = _Job(cluster, state, project, versions, nodes_dir, keys_dir)
             sizes = _render_nodes(job, workers)
             state.commit()
-            write_atomic(directory / hostkubeconfig.NAME, kubeconfig.reveal(), mode=0o600)
+            admin = hostkubeconfig.write(directory, kubeconfig)
             job.publish()
         offer_all(cluster, project, state)
         nodes, pools = _rendered(job, sizes)
         name, days = state.days_left()
-    admin = directory / hostkubeconfig.NAME
     return RenderedCluster(nodes, pools, admin, directory, created, name, days)
 
 

@@ -26,7 +26,7 @@ from cloudinit.statefile import Document, Leaf, StateError
 from cloudinit.statelegacy import read_legacy, remove_legacy
 from cloudinit.statemodel import Encryption
 from cloudinit.stateseal import Seal
-from kubekiln.files import make_dir, write_atomic
+from kubekiln.files import make_dir, remove_temporaries, write_atomic
 from kubekiln.secret import Secret
 
 __all__ = ["AUTHORITIES", "State", "StateError"]
@@ -221,13 +221,12 @@ class State:
     def commit(self) -> None:
         """Replace the file by what the state is now, at once or not at all; only if it changed."""
         make_dir(self.directory, mode=0o700)
-        for left in self.directory.glob(".*"):
-            # A write that was killed leaves its temporary file, with secrets in it.
-            left.unlink()
+        path = self.directory / statefile.NAME
+        remove_temporaries(path)
         if self._is_changed:
             self._document.sealed_for = self._seal.sealed_for
             content = self._seal.close(statefile.encode(self._document))
-            write_atomic(self.directory / statefile.NAME, content, mode=0o600)
+            write_atomic(path, content, mode=0o600)
         remove_legacy(self.directory)
         self._is_changed = self.is_new = False
 

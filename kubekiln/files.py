@@ -18,6 +18,8 @@ from kubekiln.errors import KubekilnError, StorageError
 
 _CHUNK = 1 << 20
 _LOOK_AGAIN_S = 0.2
+# As tempfile ends its names: others' hidden files, of an editor say, end otherwise.
+_RANDOM = "[a-z0-9_]" * 8
 
 _STORAGE_HINTS = {
     errno.ENOSPC: "free some disk space, or point XDG_CACHE_HOME at a larger disk",
@@ -132,6 +134,13 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
         sync_dir(path.parent)
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what `write_atomic` left of this file when it was killed; only its one writer may."""
+    for left in path.parent.glob(f".{path.name}.{_RANDOM}"):
+        if left.is_file():
+            left.unlink()
 
 
 def sync_file(path: Path) -> None:

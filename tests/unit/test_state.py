@@ -248,6 +248,20 @@ def test_rendering_says_that_an_authority_ends_within_a_leafs_life(
     assert capsys.readouterr().err.count("of cluster lab ends on 2036-11-20") == told
 
 
+def test_rendering_removes_its_own_temporaries_and_nobody_elses_files(tmp_path: Path) -> None:
+    directory = render(tmp_path).state_directory
+    (directory / ".git" / "objects").mkdir(parents=True)
+    for name in (".gitignore", ".state.swp", ".git/HEAD"):
+        (directory / name).write_text("theirs")
+    for name in (".state.ab3d_f7h", ".admin.kubeconfig.ab3d_f7h"):
+        (directory / name).write_text("half of a secret")
+
+    render(tmp_path)
+
+    left = sorted(p.name for p in directory.glob(".*"))
+    assert left == [".git", ".gitignore", ".state.swp"]
+
+
 def test_a_wrong_config_writes_nothing(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     before = snapshot(tmp_path)
