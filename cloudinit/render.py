@@ -26,15 +26,15 @@ from cloudinit.protect import REST, prepare, protect, token_of
 from cloudinit.rendered import RenderedCluster, RenderedNode, RenderedPool
 from cloudinit.roles import compose
 from cloudinit.seed import build_iso
-from cloudinit.staging import is_current, publish, staged, write_node
+from cloudinit.staging import is_current, publish, rendering, staged, write_node
 from cloudinit.state import State
 from cloudinit.userdata import node_files, render_metadata, render_userdata
 from cloudinit.versions import component_versions
 from kubekiln.channel import CHANNELS
 from kubekiln.errors import ConfigError
-from kubekiln.files import locked, make_dir, sha256_bytes, sha256_file
+from kubekiln.files import sha256_bytes, sha256_file
 from kubekiln.paths import Project
-from kubekiln.progress import say, step, waits
+from kubekiln.progress import say, step
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ def render_cluster(
     state is gone while nodes rendered from it are there, unless a `new_cluster` is asked for.
     """
     directory, final_dir = project.state_dir / cluster.name, project.nodes_dir / cluster.name
-    make_dir(project.state_dir, mode=0o700)
-    lock = project.state_dir / f".{cluster.name}.lock"
-    with locked(lock, waiting=waits(f"another kubekiln renders cluster {cluster.name}")):
+    with rendering(project, cluster.name):
         state = open_state(cluster, project, now=now)
         _refuse(cluster, state, project, new_cluster=new_cluster)
         created = state.is_new

@@ -14,7 +14,18 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from kubekiln.files import make_dir, storage_errors
+from kubekiln.files import locked, make_dir, storage_errors
+from kubekiln.paths import Project
+from kubekiln.progress import waits
+
+
+@contextlib.contextmanager
+def rendering(project: Project, cluster: str) -> Iterator[None]:
+    """Be the only one who makes or removes a cluster's keys and payloads; waits for its turn."""
+    make_dir(project.state_dir, mode=0o700)
+    lock = project.state_dir / f".{cluster}.lock"
+    with locked(lock, waiting=waits(f"another kubekiln renders cluster {cluster}")):
+        yield
 
 
 @contextlib.contextmanager
@@ -81,6 +92,14 @@ def publish(new_dir: Path, final_dir: Path, *, keep: Collection[str]) -> None:
         for path in sorted(final_dir.iterdir()):
             if path.name not in keep:
                 path.rename(old_dir / path.name)
+
+
+def discard(final_dir: Path) -> None:
+    """Remove a cluster's payloads, with what a rendering that was killed left beside them."""
+    with storage_errors(final_dir):
+        for directory in (final_dir, _beside(final_dir, "new"), _beside(final_dir, "old")):
+            if directory.exists():
+                shutil.rmtree(directory)
 
 
 def _beside(final_dir: Path, what: str) -> Path:

@@ -54,6 +54,11 @@ class Project:
         return self.build_dir / "keys"
 
     @property
+    def seeds_dir(self) -> Path:
+        """Seeds of single machines of a pool (kubekiln/operations/seed.py)."""
+        return self.build_dir / "seeds"
+
+    @property
     def machines_dir(self) -> Path:
         return self.build_dir / "machines"
 

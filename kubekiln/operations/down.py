@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from cloudinit.staging import discard, rendering
 from kubekiln.errors import ConfigError
 from kubekiln.operations.clusters import changing_machines, machine_dirs
 from kubekiln.operations.journal import Journal
@@ -77,10 +78,12 @@ def forgettable(project: Project, cluster: str) -> Path:
 
 def forget(project: Project, cluster: str) -> None:
     """Remove the keys, rendered nodes and config of a cluster that `up` made and that is down."""
-    path = forgettable(project, cluster)
-    if machine_dirs(project, cluster):
-        raise ConfigError(f"{cluster} has machines", hint=f"`kubekiln down {cluster}` first")
-    for directory in (project.nodes_dir / cluster, project.state_dir / cluster):
-        if directory.exists():
-            shutil.rmtree(directory)
-    path.unlink()
+    with changing_machines(project, cluster), rendering(project, cluster):
+        path = forgettable(project, cluster)
+        if machine_dirs(project, cluster):
+            raise ConfigError(f"{cluster} has machines", hint=f"`kubekiln down {cluster}` first")
+        for payloads in (project.nodes_dir, project.keys_dir, project.seeds_dir):
+            discard(payloads / cluster)
+        if (project.state_dir / cluster).exists():
+            shutil.rmtree(project.state_dir / cluster)
+        path.unlink()

@@ -13,6 +13,7 @@ import yaml
 
 from cloudinit.rules import load_cluster
 from kubekiln.errors import ConfigError
+from kubekiln.files import locked
 from kubekiln.operations.down import forget
 from kubekiln.operations.journal import Entry, Journal
 from kubekiln.operations.profile import MAX_NODES, Shape, find_or_make, resolve
@@ -229,6 +230,36 @@ def test_forgetting_removes_config_and_keys_of_a_profile_only(project: Project) 
     assert not (project.state_dir / "try").exists() and not (project.nodes_dir / "try").exists()
     with pytest.raises(ConfigError, match="not one that `kubekiln up` made"):
         forget(project, "solo")
+
+
+def test_forgetting_leaves_no_key_anywhere(project: Project) -> None:
+    find_or_make(project, "try", Shape(nodes=1))
+    (project.state_dir / "try").mkdir()
+    parents = (project.nodes_dir, project.keys_dir, project.seeds_dir)
+    for directory in (p / n for p in parents for n in ("try", ".try.new", ".try.old", "other")):
+        (directory / "try-1").mkdir(parents=True)
+        (directory / "try-1" / "user-data").write_text("a key")
+
+    forget(project, "try")
+
+    left = {p.relative_to(project.build_dir).parts[1] for p in project.build_dir.rglob("user-data")}
+    assert left == {"other"}
+
+
+@pytest.mark.parametrize("lock", ["state/.try.lock", "build/machines/.try.lock"])
+def test_forgetting_waits_for_who_renders_or_boots(
+    project: Project, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    made = find_or_make(project, "try", Shape(nodes=1))
+
+    def give_up(_: float) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("kubekiln.files.time.sleep", give_up)
+    with locked(project.root / lock), pytest.raises(TimeoutError):
+        forget(project, "try")
+
+    assert made.path.exists()
 
 
 def test_forgetting_a_cluster_that_is_up_is_refused(project: Project) -> None:
