@@ -114,6 +114,14 @@ def _make(path: Path, *, mode: int = 0o777) -> None:
         ) from error
 
 
+def make_private_dirs(path: Path) -> Path:
+    """Make a directory and those above it, for their owner alone; those that are there stay."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        make_dir(one, mode=0o700)
+    return path
+
+
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Write a whole file: temporary file in the same directory, fsync, rename.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubekiln.errors import ConfigError
-from kubekiln.files import make_dir, make_parent, storage_errors, write_atomic
+from kubekiln.files import make_parent, make_private_dirs, storage_errors, write_atomic
 from kubekiln.progress import say
 
 TEMPLATES_DIR = Path(__file__).resolve().parents[1] / "templates" / "export"
@@ -129,9 +129,7 @@ class Output:
         if path.parent.is_dir():
             return
         make_parent(self.directory)
-        missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
-        for one in reversed(missing):
-            make_dir(one, mode=0o700)
+        make_private_dirs(path.parent)
 
 
 def open_output(directory: Path) -> Output:

@@ -10,7 +10,7 @@ from cloudinit.nodepool import NodePool
 from cloudinit.seed import build_iso
 from cloudinit.userdata import render_metadata
 from kubekiln.errors import ConfigError
-from kubekiln.files import make_dir, write_atomic
+from kubekiln.files import make_private_dirs, write_atomic
 from kubekiln.paths import Project
 
 
@@ -32,7 +32,7 @@ def write_seed(project: Project, cluster: Cluster, name: str, *, into: Path | No
         "meta-data": render_metadata(cluster.name, name, user_data),
         "user-data": user_data,
     }
-    directory = make_dir(into or project.build_dir / "seeds" / cluster.name / name, mode=0o700)
+    directory = make_private_dirs(into or project.seeds_dir / cluster.name / name)
     for file, content in {**files, "seed.iso": build_iso(files)}.items():
         write_atomic(directory / file, content, mode=0o600)
     return directory

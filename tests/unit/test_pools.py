@@ -385,6 +385,21 @@ def test_a_seed_is_the_pools_user_data_with_a_name(tmp_path: Path) -> None:
         write_seed(project, cluster, "web-1")
 
 
+def test_a_seeds_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    project, cluster = make_project(tmp_path), make_cluster(**pools({}))
+    render_cluster(cluster, project=project, now=NOW)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+
+    write_seed(project, cluster, "batch-7", into=shared)
+    write_seed(project, cluster, "batch-8", into=shared / "a" / "b")
+
+    modes = [p.stat().st_mode & 0o7777 for p in (shared, shared / "a", shared / "a" / "b")]
+    assert modes == [0o1777, 0o700, 0o700]
+    assert (shared / "user-data").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_list_of_tokens_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project, cluster = make_project(tmp_path), make_cluster(**pools({}))
     write_cluster(project, cluster_data(**pools({})))
