@@ -49,7 +49,14 @@ class Delivery:
 
     def check(self) -> None:
         """Raise before anything is made if the platform can't be used."""
-        problems = self.patience.try_to(self.name, lambda _again: self.platform.problems())
+        self._refuse(self.platform.problems)
+
+    def check_nodes(self, specs: Sequence[InstanceSpec], image: DiskImage) -> None:
+        """Raise, naming every one, if nodes can't become machines there; nothing is sent yet."""
+        self._refuse(lambda: self.platform.refusals(specs, image))
+
+    def _refuse(self, look: Callable[[], Iterable[Problem]]) -> None:
+        problems = self.patience.try_to(self.name, lambda _again: list(look()))
         if problems:
             raise KubekilnError.of(
                 Problem(f"target {self.name}: {p.what}", p.where, p.hint) for p in problems

@@ -58,6 +58,7 @@ class PlatformDestination:
         plan = self._plan(cluster)
         image = self._image(plan)
         specs = specs_of(self.delivery.project, plan, image, nodes)
+        self.delivery.check_nodes(specs, image)
         if note := exposure(plan.cluster):
             say(note)
         if plan.cluster.userdata.protect == "age":

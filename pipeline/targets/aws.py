@@ -103,6 +103,11 @@ class AwsPlatform:
         """Deregister the AMI and remove its snapshot."""
         self._images.delete(image)
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Hold user-data, cards, addresses, sizes and disks against EC2's limits and the subnet."""
+        at = self._network, self._settings
+        return [p for spec in specs for p in refusals(spec, image, *at)]
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List machines that aren't gone, and what is left of those that are."""
         wanted = by_tags({CLUSTER_TAG: cluster}) if cluster else _tagged(CLUSTER_TAG)
@@ -122,9 +127,6 @@ class AwsPlatform:
 
         Asked twice, EC2 knows it by its token and gives the same one.
         """
-        wrong = refusals(spec, self._network, self._settings)
-        if wrong:
-            raise KubekilnError.of(wrong)
         kind = self._settings.instance_type or instance_type_for(
             spec.cpus, spec.memory_mib, self._architecture(image)
         )

@@ -35,7 +35,7 @@ UPLOAD_TAG = f"{TAG_PREFIX}-upload"
 _GIB = 1 << 30
 # Of what nobody goes on with, AWS disposes by itself after so long. A day: the longest is three.
 _PENDING_MINUTES = 24 * 60
-_ARCHITECTURES: Final[Mapping[str, str]] = {"amd64": "x86_64", "arm64": "arm64"}
+ARCHITECTURES: Final[Mapping[str, str]] = {"amd64": "x86_64", "arm64": "arm64"}
 # The image boots by BIOS as well, but only on x86; Graviton has UEFI alone.
 _BOOT_MODES: Final[Mapping[str, str]] = {"amd64": "uefi-preferred", "arm64": "uefi"}
 _GONE = frozenset({
@@ -241,7 +241,7 @@ def register_request(image: DiskImage, snapshot: str, tags: Mapping[str, str]) -
     return {
         "Name": name,
         "Description": f"kubekiln image {image.name}, {image.digest}",
-        "Architecture": _ARCHITECTURES[image.architecture],
+        "Architecture": ARCHITECTURES[image.architecture],
         "RootDeviceName": ROOT_DEVICE,
         "BlockDeviceMappings": [{"DeviceName": ROOT_DEVICE, "Ebs": root}],
         "VirtualizationType": "hvm",

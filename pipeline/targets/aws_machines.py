@@ -17,20 +17,18 @@ from ipaddress import (
 )
 from typing import Any, Final
 
-from kubekiln.channel import CHANNELS
 from kubekiln.errors import KubekilnError, Problem
-from pipeline.targets.aws_images import ROOT_DEVICE, tag_list, tags_of
+from pipeline.targets.aws_images import ARCHITECTURES, ROOT_DEVICE, tag_list, tags_of
 from pipeline.targets.aws_settings import GP3_IOPS, GP3_IOPS_PER_MIB, Settings
 from pipeline.targets.platform import (
     TAG_PREFIX,
+    DiskImage,
     Instance,
     InstanceSpec,
     InstanceState,
     RemoteImage,
 )
-
-# Counted before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
-_CHANNEL = CHANNELS["ec2"]
+from pipeline.targets.unfit import ONE_CARD, more_cards, raised_by, smaller_disk, too_large
 
 CLUSTER_TAG = f"{TAG_PREFIX}-cluster"
 NODE_TAG = f"{TAG_PREFIX}-node"
@@ -99,27 +97,24 @@ def instance_type_for(cpus: int, memory_mib: int, architecture: str) -> str:
     )
 
 
-def refusals(spec: InstanceSpec, network: Network, settings: Settings) -> list[Problem]:
-    """Say what of a node EC2 can't do, before it is asked for anything."""
-    size, found = len(spec.user_data.reveal()), []
-    if _CHANNEL.size is not None and size > _CHANNEL.size:
-        found.append(Problem(
-            f"{spec.node}'s user-data is {size:,} bytes as gzip; EC2 takes {_CHANNEL.size:,}",
-            hint="keys of P-256 (pki.algorithm), container images baked into the image, "
-            "user-data encrypted behind a one-time URL, or a platform with a seed disk",
-        ))  # fmt: skip
-    if len(spec.macs) > 1:
-        what = f"{spec.node} has {len(spec.macs)} network cards; this target makes one"
-        found.append(Problem(what, hint="take further `nics` out of the cluster's file"))
+def refusals(
+    spec: InstanceSpec, image: DiskImage, network: Network, settings: Settings
+) -> Iterator[Problem]:
+    """Say what of a node EC2 can't do."""
+    yield from too_large(spec, "ec2")
+    yield from more_cards(spec, 1, ONE_CARD)
+    yield from smaller_disk(spec, image)
+    if not settings.instance_type:
+        wanted = spec.cpus, spec.memory_mib, ARCHITECTURES[image.architecture]
+        yield from raised_by(lambda: instance_type_for(*wanted))
     for address in spec.addresses if settings.keep_addresses else ():
         if not any(_is_free(ip_address(address), cidr) for cidr in network.ranges):
             shown = ", ".join(map(str, network.ranges))
-            found.append(Problem(
+            yield Problem(
                 f"{spec.node}'s address {address} is none that {network.subnet} ({shown}) can give",
                 hint="take addresses of the subnet into the cluster's file, but not its first four "
                 "or its last; or `keep_addresses: false`, if nothing relies on them",
-            ))  # fmt: skip
-    return found
+            )
 
 
 def _is_free(address: IPv4Address | IPv6Address, cidr: IPv4Network | IPv6Network) -> bool:

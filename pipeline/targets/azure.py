@@ -18,7 +18,7 @@ from pipeline.targets.azure_blob import is_whole, remove, upload_disk
 from pipeline.targets.azure_errors import azure_errors
 from pipeline.targets.azure_fleet import AVAILABILITY_SET, SUBNET, Fleet
 from pipeline.targets.azure_images import ImageStore, image_store, refuse_architecture
-from pipeline.targets.azure_machines import refuse_unfit
+from pipeline.targets.azure_machines import refusals
 from pipeline.targets.azure_settings import Settings
 from pipeline.targets.platform import (
     Advance,
@@ -125,6 +125,10 @@ class AzurePlatform:
             self._images.delete(image)
             remove(self._blob(image.name))
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Hold user-data, cards, sizes and disks against what a machine of Azure's can have."""
+        return [p for spec in specs for p in refusals(spec, image, self._settings)]
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List machines, and parts of machines, that bear our tags."""
         with azure_errors(f"list the machines of {self._settings.resource_group}"):
@@ -132,7 +136,6 @@ class AzurePlatform:
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
         """Make the card, then the machine; what is there already of this very payload is kept."""
-        refuse_unfit(spec)
         with azure_errors(f"make {spec.name}"):
             return self._fleet.create(spec, image)
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kubekiln.channel import CHANNELS
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.azure_settings import Settings, Size
 from pipeline.targets.platform import (
     TAG_PREFIX,
+    DiskImage,
     Instance,
     InstanceSpec,
     InstanceState,
     RemoteImage,
 )
 from pipeline.targets.spread import pick_for
+from pipeline.targets.unfit import ONE_CARD, more_cards, raised_by, smaller_disk, too_large
 
 _CHANNEL = CHANNELS["azure"]
 CLUSTER_TAG, NODE_TAG, PAYLOAD_TAG = (
@@ -52,20 +54,12 @@ class Place:
     ssh_public_key: str = ""
 
 
-def refuse_unfit(spec: InstanceSpec) -> None:
-    """Raise before anything is made if Azure can't make this machine."""
-    size = len(_custom_data(spec))
-    if _CHANNEL.size is not None and size > _CHANNEL.size:
-        raise KubekilnError(
-            f"user-data of {spec.node} has {size} bytes gzipped, Azure takes {_CHANNEL.size}",
-            where=str(spec.seed_dir / "user-data"),
-            hint="ECDSA keys are smaller than RSA's; what the image holds need not be sent",
-        )
-    if len(spec.macs) > 1:
-        raise KubekilnError(
-            f"{spec.node} has {len(spec.macs)} network cards",
-            hint="a machine of Azure's gets no network-config of ours, so it has one card",
-        )
+def refusals(spec: InstanceSpec, image: DiskImage, settings: Settings) -> Iterator[Problem]:
+    """Say why Azure can't make this machine; it gets no network-config of ours, so one card."""
+    yield from too_large(spec, "azure")
+    yield from more_cards(spec, 1, ONE_CARD)
+    yield from smaller_disk(spec, image)
+    yield from raised_by(lambda: pick_size(settings, spec))
 
 
 def _custom_data(spec: InstanceSpec) -> bytes:

@@ -111,6 +111,11 @@ class FilePlatform:
         for file in (_sums_path(path), path):
             file.unlink(missing_ok=True)
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Say nothing: a seed can be of any size, and which machine takes it is not known here."""
+        del specs, image
+        return []
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List the nodes whose seeds are there."""
         records = sorted(self._nodes_dir.glob(f"{cluster or '*'}/*/{_RECORD}"))

@@ -16,6 +16,7 @@ from kubekiln.secret import Secret
 from pipeline.targets import kubevirt_objects as objects
 from pipeline.targets.cdiupload import UploadProxy
 from pipeline.targets.kubeapi import POD, SECRET, Kind, KubeApi, Object
+from pipeline.targets.kubevirt_checks import refusals
 from pipeline.targets.kubevirt_objects import MACHINE, NETWORK, TOKEN, VOLUME
 from pipeline.targets.kubevirt_settings import Settings
 from pipeline.targets.platform import (
@@ -94,6 +95,10 @@ class KubeVirtPlatform:
         """Remove the volume; machines cloned from it keep their own."""
         self._delete(VOLUME, image.name)
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Hold names, cards, disks and user-data against what the objects can have."""
+        return [p for spec in specs for p in refusals(spec, image, self._settings)]
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List the machines that bear our labels."""
         selector = f"{objects.CLUSTER}={cluster}" if cluster else objects.CLUSTER
@@ -163,7 +168,7 @@ class KubeVirtPlatform:
         found = self._api.wait(VOLUME, name, _takes_upload, timeout_s=self._settings.wait_s)
         if found is None or objects.phase_of(found) != "UploadReady":
             raise KubekilnError(
-                f"CDI made no volume for {name}: {_why(found)}",
+                f"CDI made no volume for {name}: {objects.why_not(found)}",
                 hint=f"kubectl -n {self._api.namespace} describe datavolume {name}",
             )
         return _restarts(found)
@@ -179,7 +184,7 @@ class KubeVirtPlatform:
         found = self._api.wait(VOLUME, name, is_over, timeout_s=self._settings.wait_s)
         if found is None or objects.phase_of(found) != "Succeeded":
             raise KubekilnError(
-                f"CDI couldn't write {name}: {_why(found)}",
+                f"CDI couldn't write {name}: {objects.why_not(found)}",
                 hint="is there scratch space as large as the disk? `format: raw` needs none",
             )
 
@@ -286,12 +291,3 @@ def _takes_upload(found: Object | None) -> bool:
 
 def _restarts(found: Object | None) -> int:
     return int(((found or {}).get("status") or {}).get("restartCount") or 0)
-
-
-def _why(found: Object | None) -> str:
-    """Give CDI's own words for what is wrong with a volume."""
-    if found is None:
-        return "it is gone"
-    conditions = (found.get("status") or {}).get("conditions") or ()
-    said = [c["message"] for c in conditions if c.get("status") == "False" and c.get("message")]
-    return said[0] if said else objects.phase_of(found) or "no reason given"

@@ -11,7 +11,6 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kubekiln.errors import KubekilnError
 from pipeline.targets.kubeapi import SECRET, Kind, Object
 from pipeline.targets.platform import (
     TAG_PREFIX,
@@ -39,10 +38,6 @@ _ROLE, _MADE, _ADDRESSES = (f"{TAG_PREFIX}-{what}" for what in ("role", "made", 
 # A label takes 63 characters; the whole digest is an annotation.
 _LABEL_DIGITS = 32
 _NAME_DIGITS = 8
-# The name is that of the guest's serial console and of labels: RFC 1123, at most 63 characters.
-_LONGEST_NAME = 63
-# https://kubernetes.io/docs/concepts/configuration/secret/: 1 MiB of data.
-_LARGEST_SECRET = 1 << 20
 _STATES: Mapping[str, InstanceState] = {
     "Running": "running", "Migrating": "running", "Paused": "running",
     "Stopped": "stopped",
@@ -105,20 +100,19 @@ def is_going(found: Object) -> bool:
     return "deletionTimestamp" in found["metadata"]
 
 
-def _seed(spec: InstanceSpec) -> dict[str, bytes]:
-    """Give what a machine's cloud-init reads; raises KubekilnError if a Secret can't hold it.
+def why_not(volume: Object | None) -> str:
+    """Give CDI's own words for what is wrong with a volume."""
+    if volume is None:
+        return "it is gone"
+    conditions = (volume.get("status") or {}).get("conditions") or ()
+    said = [c["message"] for c in conditions if c.get("status") == "False" and c.get("message")]
+    return said[0] if said else phase_of(volume) or "no reason given"
 
-    Not compressed: KubeVirt carries it as text.
-    """
-    data = {"userdata": (spec.seed_dir / "user-data").read_bytes(),
+
+def seed_of(spec: InstanceSpec) -> dict[str, bytes]:
+    """Give what a machine's cloud-init reads; not compressed, as KubeVirt carries it as text."""
+    return {"userdata": (spec.seed_dir / "user-data").read_bytes(),
             "networkdata": spec.network_config.reveal()}  # fmt: skip
-    size = sum(len(content) for content in data.values())
-    if size > _LARGEST_SECRET:
-        raise KubekilnError(
-            f"{spec.node}: user-data is {size:,} bytes, a Kubernetes Secret takes 1,048,576",
-            hint="preload more into the image; `kubekiln cluster explain` shows the largest files",
-        )
-    return data
 
 
 def seed_secret(spec: InstanceSpec, machine: Object) -> Object:
@@ -126,27 +120,17 @@ def seed_secret(spec: InstanceSpec, machine: Object) -> Object:
     owner = {"apiVersion": machine["apiVersion"], "kind": machine["kind"],
              "name": machine["metadata"]["name"], "uid": machine["metadata"]["uid"],
              "controller": True, "blockOwnerDeletion": True}  # fmt: skip
+    data = {name: base64.b64encode(content).decode() for name, content in seed_of(spec).items()}
     return {
         "apiVersion": SECRET.version,
         "kind": SECRET.kind,
         "metadata": {"name": spec.name, "labels": spec.tags, "ownerReferences": [owner]},
-        "data": {name: base64.b64encode(content).decode() for name, content in _seed(spec).items()},
+        "data": data,
     }
 
 
 def machine(settings: Settings, spec: InstanceSpec, image: RemoteImage) -> Object:
-    """Describe a node's machine, powered off: its secret can't be there before it.
-
-    Raises KubekilnError where its name is too long, it has more cards than there are networks, or
-    its secret would be too large.
-    """
-    _seed(spec)
-    if len(spec.name) > _LONGEST_NAME:
-        hint = "a shorter name of the cluster, or of the node"
-        raise KubekilnError(f"{spec.name} has more than {_LONGEST_NAME} characters", hint=hint)
-    if len(spec.macs) > len(settings.networks):
-        what = f"{spec.node} has {len(spec.macs)} cards, `networks` names {len(settings.networks)}"
-        raise KubekilnError(what, hint="give a network for each card in the target's file")
+    """Describe a node's machine, powered off: its secret can't be there before it."""
     source = {"pvc": {"name": image.name, "namespace": image.id.partition("/")[0]}}
     volumes = [_volume(settings, spec, spec.name, source, spec.disk_gib)]
     if spec.etcd_disk_gib:

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from kubekiln.errors import KubekilnError, Problem
-from pipeline.targets.libvirt_checks import find_problems, host_of
+from pipeline.targets.libvirt_checks import find_problems, host_of, refusals
 from pipeline.targets.libvirt_connection import LOG_HINT, Connection, libvirt_module
-from pipeline.targets.libvirt_domain import Files, check_cards, domain_xml, empty_drive_xml
+from pipeline.targets.libvirt_domain import Files, domain_xml, empty_drive_xml
 from pipeline.targets.libvirt_images import drop_image, find_image, image_volume, upload_image
 from pipeline.targets.libvirt_machines import (
     CONSOLE,
@@ -108,6 +108,10 @@ class LibvirtPlatform:
         with self._pool(f"remove {image.name}") as (_, pool):
             drop_image(pool, image.id)
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Hold cards, addresses and disks against settings and image."""
+        return [p for spec in specs for p in refusals(spec, image, self._settings)]
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List the domains with our tags, and volumes of ours that have no domain."""
         with self._pool("list machines") as (connection, pool):
@@ -123,7 +127,6 @@ class LibvirtPlatform:
 
         A domain that can't be started at first is undefined again: its definition may be why.
         """
-        check_cards(spec, self._settings)
         hint = _MACHINE_LOG.format(spec.name)
         with self._pool(f"make {spec.name}", hint=hint) as (connection, pool):
             domain = find_made(connection, spec)
@@ -178,21 +181,15 @@ class LibvirtPlatform:
             yield connection, connection.storagePoolLookupByName(name)
 
     def _define(self, connection: Any, pool: Any, spec: InstanceSpec, image: RemoteImage) -> Any:
-        base, size = find_volume(pool, image.id), spec.disk_gib * _GIB
+        base = find_volume(pool, image.id)
         if base is None:
             raise KubekilnError(
                 f"{image.id} is not in storage pool {pool.name()} any more",
                 hint="`kubekiln upload` brings it there",
             )
-        if (needed := base.info()[1]) > size:
-            raise KubekilnError(
-                f"{spec.node} has a disk of {spec.disk_gib} GiB, the image one of "
-                f"{needed / _GIB:g} GiB",
-                hint="give the node a larger `disk_gib`",
-            )
         drop_volumes(pool, spec.cluster, spec.node)
         prefix = volume_prefix(spec.cluster, spec.node)
-        disk = make_layer(pool, prefix + DISK, on=base, size=size)
+        disk = make_layer(pool, prefix + DISK, on=base, size=spec.disk_gib * _GIB)
         seed = make_empty(pool, prefix + SEED)
         send_bytes(connection, seed, spec.seed_iso.read_bytes())
         console = make_empty(pool, prefix + CONSOLE)

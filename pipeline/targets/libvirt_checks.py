@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can a libvirt daemon do what a target says, and how will machines run there?"""
+"""Can a libvirt daemon do what a target says, for which nodes, and how will they run there?"""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from urllib.parse import urlsplit
 from kubekiln.errors import Problem
 from pipeline.targets.kvm import kvm_fails
 from pipeline.targets.libvirt_connection import none_if
-from pipeline.targets.libvirt_domain import Host, offers_kvm, pool_type
+from pipeline.targets.libvirt_domain import Host, node_address, offers_kvm, pool_type
 from pipeline.targets.libvirt_settings import Settings
 from pipeline.targets.libvirt_volumes import POOLS_OF_FILES
+from pipeline.targets.platform import DiskImage, InstanceSpec
+from pipeline.targets.unfit import more_cards, raised_by, smaller_disk
 
 
 def find_problems(connection: Any, settings: Settings) -> Iterator[Problem]:
@@ -29,6 +31,15 @@ def find_problems(connection: Any, settings: Settings) -> Iterator[Problem]:
     for network in settings.networks:
         if network.network:
             yield from _network_problems(connection, network.network, where)
+
+
+def refusals(spec: InstanceSpec, image: DiskImage, settings: Settings) -> Iterator[Problem]:
+    """Say which of a node's cards has nothing to be plugged into, and whether its disk is small."""
+    yield from more_cards(spec, len(settings.networks))
+    yield from smaller_disk(spec, image)
+    first = settings.networks[0]
+    if first.user:
+        yield from raised_by(lambda: node_address(spec, first))
 
 
 def host_of(connection: Any, settings: Settings) -> Host:

@@ -76,19 +76,6 @@ def domain_xml(
     return ET.tostring(domain, encoding="unicode")
 
 
-def check_cards(spec: InstanceSpec, settings: Settings) -> None:
-    """Raise ConfigError if a card of the node has nothing to be plugged into, or nothing that its
-    address is of."""
-    cards, networks = len(spec.macs), len(settings.networks)
-    if cards > networks:
-        raise ConfigError(
-            f"{spec.node} has {cards} network cards, the target {networks} of `networks`",
-            hint="name one for each card, that of the node network first",
-        )
-    if settings.networks[0].user:
-        _node_address(spec, settings.networks[0])
-
-
 def tags_of(element: str) -> dict[str, str]:
     """Read our tags out of a domain's metadata, as libvirt gives it."""
     return dict(ET.fromstring(element).attrib)
@@ -200,7 +187,7 @@ def _user_card(index: int, mac: str, network: Network, spec: InstanceSpec) -> li
     """Give QEMU's own arguments: libvirt forwards ports only with passt, another program."""
     assert network.user is not None
     forwards = "".join(
-        f",hostfwd=tcp:127.0.0.1:{way.host_port}-{_node_address(spec, network)}:{way.port}"
+        f",hostfwd=tcp:127.0.0.1:{way.host_port}-{node_address(spec, network)}:{way.port}"
         for way in network.forwards
         if way.node == spec.node
     )
@@ -213,7 +200,8 @@ def _user_card(index: int, mac: str, network: Network, spec: InstanceSpec) -> li
     ]
 
 
-def _node_address(spec: InstanceSpec, network: Network) -> str:
+def node_address(spec: InstanceSpec, network: Network) -> str:
+    """Give the node's address in a network of QEMU's own; raises ConfigError if it has none."""
     assert network.user is not None
     found = next((a for a in spec.addresses if ip_address(a) in network.user), None)
     if found is None:

@@ -77,6 +77,10 @@ class OpenStackPlatform:
         """Remove an image."""
         self._images.delete(image)
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Hold user-data, cards and sizes against Nova's limit, the settings and the flavors."""
+        return [p for spec in specs for p in self._machines.refusals(spec, image)]
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List servers of ours, and ports that are left without one."""
         return self._machines.list(cluster)

@@ -10,29 +10,28 @@ asking twice can't make two.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from openstack.compute.v2.server import Server
 from openstack.network.v2.port import Port
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.openstack_client import Client, wait_until
 from pipeline.targets.openstack_errors import asking, if_ready, if_there
 from pipeline.targets.openstack_lookups import Lookups
 from pipeline.targets.openstack_request import (
-    check_cards,
     choose_flavor,
-    encode_user_data,
     group_names,
     group_request,
     identity,
     is_ours,
     port_requests,
     read_tags,
+    refusals,
     server_request,
 )
 from pipeline.targets.openstack_settings import Settings
-from pipeline.targets.platform import Instance, InstanceSpec, InstanceState, RemoteImage
+from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, InstanceState, RemoteImage
 
 _PORTS = "ports:"
 """What the id of a machine begins with that has no server, only ports."""
@@ -73,16 +72,18 @@ class Machines:
                 have.add(identity(tags)[:2])
         return [one for one in found if cluster in (None, one.cluster)]
 
+    def refusals(self, spec: InstanceSpec, image: DiskImage) -> Iterable[Problem]:
+        """Say what of a node this cloud can't have."""
+        return refusals(spec, image, self._settings, self._lookups.flavors)
+
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
         """Make ports and server, unless they are there, and wait until it runs."""
-        user_data = encode_user_data(spec)
-        check_cards(spec, self._settings)
         flavor = choose_flavor(self._lookups.flavors, spec, self._settings)
         server = self._find(spec)
         if server is None:
             ports = self._make_ports(spec)
             wanted = server_request(
-                spec, image, self._settings, user_data=user_data, flavor_id=flavor.id,
+                spec, image, self._settings, flavor_id=flavor.id,
                 port_ids=ports, group_id=self._make_group(spec),
             )  # fmt: skip
             with asking(f"make machine {spec.name}"):

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from kubekiln.channel import CHANNELS
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.openstack_settings import Network, Settings
-from pipeline.targets.platform import TAG_PREFIX, InstanceSpec, RemoteImage
+from pipeline.targets.platform import TAG_PREFIX, DiskImage, InstanceSpec, RemoteImage
+from pipeline.targets.unfit import more_cards, raised_by, smaller_disk, too_large
 
 _CHANNEL = CHANNELS["openstack"]
 _CLUSTER, _NODE, _PAYLOAD = (f"{TAG_PREFIX}-{key}" for key in ("cluster", "node", "payload"))
@@ -32,28 +33,15 @@ class Flavor:
     disk_gib: int
 
 
-def encode_user_data(spec: InstanceSpec) -> str:
-    """Give the user-data as Nova takes it; raises KubekilnError if it's more than Nova takes."""
-    encoded = spec.attached("openstack")[_CHANNEL.file].reveal_text()
-    if _CHANNEL.size is not None and len(encoded) > _CHANNEL.size:
-        raise KubekilnError(
-            f"user-data of {spec.node} is {len(encoded):,} B (gzip, base64); {_CHANNEL.title} "
-            f"takes {_CHANNEL.size:,} B",
-            where=str(spec.seed_dir / "user-data"),
-            hint="P-256 keys are a quarter of RSA's (pki.algorithm); `userdata.protect: url` "
-            "leaves an address only; what is the same for all nodes can be in the image",
-        )
-    return encoded
-
-
-def check_cards(spec: InstanceSpec, settings: Settings) -> None:
-    """Raise KubekilnError if a card of the node has no network to be on."""
-    if len(spec.macs) > len(settings.networks):
-        raise KubekilnError(
-            f"{spec.node} has {len(spec.macs)} network cards, the target has "
-            f"{len(settings.networks)} of `networks`",
-            hint="give one for each card, the node network's first",
-        )
+def refusals(
+    spec: InstanceSpec, image: DiskImage, settings: Settings, flavors: Iterable[Flavor]
+) -> Iterator[Problem]:
+    """Say what of a node Nova can't have; the disk of a named flavor is known to its cloud."""
+    yield from too_large(spec, "openstack")
+    yield from more_cards(spec, len(settings.networks))
+    yield from raised_by(lambda: choose_flavor(flavors, spec, settings))
+    if settings.boot_from == "volume" or not settings.flavor:
+        yield from smaller_disk(spec, image)
 
 
 def tags_text(tags: Mapping[str, str]) -> str:
@@ -161,7 +149,6 @@ def server_request(
     image: RemoteImage,
     settings: Settings,
     *,
-    user_data: str,
     flavor_id: str,
     port_ids: Iterable[str],
     group_id: str | None,
@@ -171,7 +158,7 @@ def server_request(
         "name": spec.name,
         "flavor_id": flavor_id,
         "networks": [{"port": port_id} for port_id in port_ids],
-        "user_data": user_data,
+        "user_data": spec.attached("openstack")[_CHANNEL.file].reveal_text(),
         "config_drive": settings.config_drive,
         "metadata": spec.tags,
     }

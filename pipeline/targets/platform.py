@@ -200,6 +200,13 @@ class Platform(Protocol):
     def delete_image(self, image: RemoteImage) -> None:
         """Remove an image; fine if it is gone."""
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> Sequence[Problem]:
+        """Say which nodes can't become machines there, each with its name: all of them, at once.
+
+        Asked before the image is sent or a machine is made: by what is described, and by what the
+        platform offers (a list of sizes, a subnet), no node by itself. `create` may rely on it.
+        """
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List machines of ours, of one cluster or of all; also half-made ones."""
 

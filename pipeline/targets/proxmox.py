@@ -34,7 +34,7 @@ from pipeline.targets.proxmox_machines import (
     instances_of,
     is_of,
     machine_parameters,
-    refuse_unfit,
+    refusals,
     seed_name,
 )
 from pipeline.targets.proxmox_settings import Settings
@@ -128,6 +128,10 @@ class ProxmoxPlatform:
         """Remove the file."""
         self._remove_volume(image.id)
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Hold cards and disks against settings and image."""
+        return [p for spec in specs for p in refusals(spec, image, self._settings)]
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List machines with our tags, and seeds of ours without a machine."""
         resources = self._api.get("list the machines", "cluster/resources", type="vm")
@@ -135,7 +139,6 @@ class ProxmoxPlatform:
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
         """Send the seed, make the machine, then its disks; then power it on."""
-        refuse_unfit(self._settings, spec)
         there = self._find(spec)
         if there is not None and there.state == "failed":
             self.delete(there)

@@ -12,12 +12,13 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kubekiln.errors import KubekilnError
-from pipeline.targets.platform import TAG_PREFIX, Instance, InstanceSpec, InstanceState
+from kubekiln.errors import Problem
+from pipeline.targets.platform import TAG_PREFIX, DiskImage, Instance, InstanceSpec, InstanceState
 from pipeline.targets.proxmox_settings import Network, Settings
+from pipeline.targets.unfit import more_cards, smaller_disk
 
 UNFINISHED = f"{TAG_PREFIX}-unfinished"
 _KEYS = tuple(f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "payload"))
@@ -28,14 +29,10 @@ _STATES: Mapping[str, InstanceState] = {"running": "running", "stopped": "stoppe
 _NAMESPACE = uuid.UUID("6d8d4d5e-0f38-5c0e-9a3f-3a4f6a0d7c11")
 
 
-def refuse_unfit(settings: Settings, spec: InstanceSpec) -> None:
-    """Raise before anything is made if this machine can't be made."""
-    if len(spec.macs) > len(settings.networks):
-        raise KubekilnError(
-            f"{spec.node} has {len(spec.macs)} network cards, "
-            f"the target has {len(settings.networks)} networks",
-            hint="name one of `networks` for each card",
-        )
+def refusals(spec: InstanceSpec, image: DiskImage, settings: Settings) -> Iterator[Problem]:
+    """Say why this machine can't be made."""
+    yield from more_cards(spec, len(settings.networks))
+    yield from smaller_disk(spec, image)
 
 
 def seed_name(spec: InstanceSpec) -> str:

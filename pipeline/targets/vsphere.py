@@ -48,17 +48,13 @@ from pipeline.targets.vsphere_machine import (
     NODE,
     PAYLOAD,
     ROLE,
-    check_cards,
-    check_memory,
-    check_size,
     console_of,
-    disk_size,
     finish,
-    guest_info,
     image_tags,
     note,
     options,
     profiles,
+    refusals,
     unfinished_tags,
 )
 from pipeline.targets.vsphere_places import (
@@ -138,6 +134,10 @@ class VSpherePlatform:
             except GONE:
                 return
 
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        """Hold cards, memory, disks and guestinfo against what a clone can have."""
+        return [p for spec in specs for p in refusals(spec, image, self._settings)]
+
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         """List the machines in the folder whose annotation names a cluster and a node."""
         with self._session() as at:
@@ -151,9 +151,6 @@ class VSpherePlatform:
 
     def create(self, spec: InstanceSpec, image: RemoteImage) -> Instance:
         """Clone the template powered off, change all of it at once, and power it on."""
-        check_cards(spec, len(self._settings.networks))
-        check_memory(spec)
-        guest_info(spec)  # too much of it is an error before anything is there
         with self._session() as at:
             places = find_places(at, self._settings)
             machine = self._made_before(at, places, spec)
@@ -234,7 +231,6 @@ class VSpherePlatform:
         self, at: Session, places: Places, spec: InstanceSpec, image: RemoteImage
     ) -> vim.VirtualMachine:
         template = at.machine(image.id)
-        check_size(spec, disk_size(devices_of(at, template)))
         policy = self._settings.storage_policy
         where = vim.vm.RelocateSpec(
             pool=places.pool, datastore=places.datastore, folder=places.folder,

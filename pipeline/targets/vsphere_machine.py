@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pyVmomi import vim
 
 from kubekiln.channel import CHANNELS
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import Problem
 from pipeline.targets.platform import TAG_PREFIX, DiskImage, InstanceSpec
+from pipeline.targets.unfit import more_cards, smaller_disk, too_large
+from pipeline.targets.vsphere_settings import Settings
 
 CLUSTER, NODE, ROLE, PAYLOAD = (
     f"{TAG_PREFIX}-{what}" for what in ("cluster", "node", "role", "payload")
@@ -60,20 +62,11 @@ def finished_tags(spec: InstanceSpec) -> dict[str, str]:
 
 
 def guest_info(spec: InstanceSpec) -> dict[str, str]:
-    """Give what cloud-init's DataSourceVMware reads, by key; raises KubekilnError if it's too long.
+    """Give what cloud-init's DataSourceVMware reads, by key.
 
     The network's configuration is a part of the metadata there.
     """
     values = {key: value.reveal_text() for key, value in spec.attached("vsphere").items()}
-    limit = _CHANNEL.size
-    for key, value in values.items():
-        if limit and len(value) > limit:
-            raise KubekilnError(
-                f"{key} of {spec.node} is {len(value)} bytes long ({_CHANNEL.counted}), {limit} "
-                "are possible",
-                hint="P-256 keys are shorter than RSA, and images need not be in user-data; else "
-                "attach the node's seed.iso by hand",
-            )
     return {**values, **_CHANNEL.beside}
 
 
@@ -120,40 +113,17 @@ def console_of(devices: Iterable[vim.vm.device.VirtualDevice]) -> str | None:
     return None
 
 
-def disk_size(devices: Iterable[vim.vm.device.VirtualDevice]) -> int:
-    """Give the size of a machine's disk in bytes."""
-    return sum(_capacity(disk) for disk in _disks(devices))
-
-
-def check_cards(spec: InstanceSpec, networks: int) -> None:
-    """Raise KubekilnError if the node has a card for which the target names no network."""
-    if len(spec.macs) > networks:
-        raise KubekilnError(
-            f"{spec.node} has {len(spec.macs)} network cards, and the target names {networks} "
-            "networks",
-            where="networks",
-            hint="name a port group for each card, the node network's first",
-        )
-
-
-def check_memory(spec: InstanceSpec) -> None:
-    """Raise KubekilnError for a size of memory that vSphere doesn't make."""
+def refusals(spec: InstanceSpec, image: DiskImage, settings: Settings) -> Iterator[Problem]:
+    """Say what of a node a clone of the image can't have."""
+    yield from too_large(spec, "vsphere")
+    yield from more_cards(spec, len(settings.networks))
+    yield from smaller_disk(spec, image)
     if spec.memory_mib % _MEMORY_STEP_MIB:
         right = -(-spec.memory_mib // _MEMORY_STEP_MIB) * _MEMORY_STEP_MIB
-        raise KubekilnError(
+        yield Problem(
             f"{spec.node} has {spec.memory_mib} MiB of memory, vSphere takes multiples of "
             f"{_MEMORY_STEP_MIB}",
             hint=f"give it `memory_mib: {right}`",
-        )
-
-
-def check_size(spec: InstanceSpec, size: int) -> None:
-    """Raise KubekilnError if the node's disk is to be smaller than the image's."""
-    if spec.disk_gib * _GIB < size:
-        raise KubekilnError(
-            f"{spec.node} gets a disk of {spec.disk_gib} GiB, and the image's has "
-            f"{size / _GIB:.1f} GiB",
-            hint=f"give it `disk_gib: {-(-size // _GIB)}` or more",
         )
 
 

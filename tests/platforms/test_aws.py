@@ -374,22 +374,6 @@ def test_a_machine_that_ends_at_once_is_an_error_with_its_reason(
     assert "kms_key" in (raised.value.problems[0].hint or "")
 
 
-def test_too_much_user_data_fails_before_anything_is_asked_for(
-    rig: AwsRig, image: DiskImage, tmp_path: Path
-) -> None:
-    import random
-
-    platform = rig.connect()
-    ami = upload(platform, image)
-    spec = make_spec(tmp_path, "lab-1", user_data=random.Random(1).randbytes(20_000))
-    sent = listen(platform, "RunInstances")
-
-    with pytest.raises(KubekilnError, match="user-data is 20,0.. bytes as gzip; EC2 takes 16,384"):
-        platform.create(spec, ami)
-
-    assert sent == []
-
-
 @pytest.mark.parametrize(
     ("more", "what"),
     [

@@ -360,23 +360,6 @@ def before_disks(machine_id: str) -> str:
     return machine_id.lower().replace("virtualmachines/lab-lab-1", "disks/")
 
 
-def test_user_data_that_is_too_large_is_refused_before_anything_is_made(
-    rig: AzureRig, image: DiskImage, tmp_path: Path
-) -> None:
-    import random
-
-    noise = random.Random(1).randbytes(70_000)
-    spec = make_spec(tmp_path, "lab-1", user_data=b"#cloud-config\n#" + noise)
-    platform = rig.connect()
-    uploaded = platform.upload(image, lambda _n: None)
-    before = rig.leftovers()
-
-    with pytest.raises(KubekilnError, match=r"lab-1 has \d+ bytes gzipped, Azure takes 65535"):
-        platform.create(spec, uploaded)
-
-    assert rig.leftovers() == before
-
-
 def test_a_machine_of_somebody_else_with_the_same_name_is_left_alone(
     rig: AzureRig, image: DiskImage, spec: InstanceSpec
 ) -> None:

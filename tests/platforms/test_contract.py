@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kubekiln.errors import KubekilnError
+from kubekiln.operations.delivery import Delivery
+from kubekiln.paths import Project
 from pipeline.targets.platform import DiskImage, InstanceSpec, TransientError
 from tests.platforms.conftest import RIGS, USER_DATA, make_spec
 from tests.platforms.rigs.rig import Rig
@@ -23,6 +27,20 @@ pytestmark = [pytest.mark.platforms, pytest.mark.timeout(300)]
 
 Images = tuple[DiskImage, DiskImage]
 SUPPORT = Path(__file__).resolve().parents[2] / "docs/support.md"
+
+
+def make_large(spec: InstanceSpec) -> InstanceSpec:
+    noise = random.Random(1).randbytes(1 << 20).hex()
+    (spec.seed_dir / "user-data").write_text(f"#cloud-config\n# {noise}\n")
+    return spec
+
+
+ODD: Mapping[str, Callable[[InstanceSpec], InstanceSpec]] = {
+    "user-data": make_large,
+    "cards": lambda spec: replace(spec, macs=tuple(f"52:54:00:aa:cc:{n:02x}" for n in range(9))),
+    "disk": lambda spec: replace(spec, disk_gib=0),
+}
+"""What may be wrong with a node, and how one becomes such."""
 
 
 def need(rig: Rig, what: str) -> None:
@@ -56,6 +74,26 @@ def test_an_image_arrives_whole_and_is_found_by_its_content(
     assert platform.find_image(image) == uploaded
     assert platform.find_image(other) is None
     assert sum(done) == image.size, "progress ends at the whole file"
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_no_machine_can_be_is_refused_for_each_node_before_anything_is_there(
+    rig: Rig, images: Images, tmp_path: Path, what: str
+) -> None:
+    need(rig, what)
+    names = ("lab-1", "lab-2", "lab-3")
+    good, *odd = (make_spec(tmp_path, name) for name in names)
+    wrong = [ODD[what](spec) for spec in odd]
+    to = Delivery("it", rig.connect(), Project(tmp_path))
+
+    with pytest.raises(KubekilnError) as raised:
+        to.check_nodes([good, *wrong], images[0])
+
+    named = [[n for n in names if n in p.what] for p in raised.value.problems]
+    assert named == [["lab-2"], ["lab-3"]]
+    assert all(problem.hint for problem in raised.value.problems)
+    to.check_nodes([good], images[0])
+    assert rig.leftovers() == []
 
 
 def test_two_images_are_two(rig: Rig, images: Images) -> None:

@@ -326,19 +326,6 @@ def test_a_machine_of_another_payload_is_not_taken_for_this_one(
         platform.create(replace(spec, payload="fedcba9876543210"), image)
 
 
-def test_a_disk_smaller_than_the_image_is_refused_before_anything_is_made(
-    daemon: LibvirtRig, images: Images, image: RemoteImage, spec: InstanceSpec
-) -> None:
-    platform = daemon.connect()
-    before = daemon.leftovers()
-    assert platform.find_image(images[0]) == image  # libvirt looked at what is in the file
-
-    with pytest.raises(KubekilnError, match="has a disk of 0 GiB"):
-        platform.create(replace(spec, disk_gib=0), image)
-
-    assert daemon.leftovers() == before
-
-
 def test_a_machine_with_efi_goes_with_its_firmwares_variables(
     daemon: LibvirtRig, image: RemoteImage, spec: InstanceSpec
 ) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import gzip
 import http.client
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -115,32 +114,6 @@ def test_cloud_init_finds_the_network_in_the_metadata(
         "local-hostname": "lab-1",
         "network": {"version": 2, "ethernets": {}},
     }
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"macs": ("52:54:00:aa:bb:01",) * 3}, "3 network cards, and the target names 2 networks"),
-        ({"disk_gib": 0}, "gets a disk of 0 GiB"),
-        ({"seed_dir": "large"}, "guestinfo.userdata of lab-1 is"),
-    ],
-)
-def test_what_can_not_be_is_said_before_anything_is_made(
-    vcenter: VSphereRig, image: RemoteImage, spec: InstanceSpec, tmp_path: Path,
-    changes: dict[str, Any], said: str,
-) -> None:  # fmt: skip
-    if "seed_dir" in changes:
-        noise = b"# " + random.Random(1).randbytes(50_000).hex().encode()
-        (tmp_path / "large").mkdir()
-        large = make_spec(tmp_path / "large", "lab-1", user_data=b"#cloud-config\n" + noise)
-        changes = {"seed_dir": large.seed_dir}
-    before = vcenter.leftovers()
-
-    with pytest.raises(KubekilnError, match=said) as raised:
-        vcenter.connect().create(replace(spec, **changes), image)
-
-    assert raised.value.problems[0].hint
-    assert vcenter.leftovers() == before
 
 
 def test_a_half_imported_image_is_there_does_not_count_and_goes_with_the_next_upload(

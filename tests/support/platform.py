@@ -31,6 +31,8 @@ class SimulatedPlatform:
     type: str = "simulated"
     format: FormatName = "qcow2"
     refused: list[Problem] = field(default_factory=list)
+    unfit: dict[str, str] = field(default_factory=dict)
+    """Nodes that can't be machines, and why."""
     broken: dict[str, str] = field(default_factory=dict)
     """Nodes that can't be made, and why."""
     phases: Sequence[str] = ("userdata", "activated")
@@ -62,6 +64,11 @@ class SimulatedPlatform:
 
     def delete_image(self, image: RemoteImage) -> None:
         self.images = {sha: i for sha, i in self.images.items() if i.id != image.id}
+
+    def refusals(self, specs: Sequence[InstanceSpec], image: DiskImage) -> list[Problem]:
+        del image
+        self._answer()
+        return [Problem(self.unfit[spec.node]) for spec in specs if spec.node in self.unfit]
 
     def list_instances(self, cluster: str | None = None) -> Sequence[Instance]:
         self._answer()

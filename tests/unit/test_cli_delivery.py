@@ -22,6 +22,7 @@ from pipeline.targets import catalog
 from pipeline.targets.file import FilePlatform
 from pipeline.targets.platform import DiskImage, Instance, TransientError
 from tests.support.node_runtime import ROOT
+from tests.support.platform import SimulatedPlatform
 
 RUN = CliRunner()
 
@@ -87,6 +88,25 @@ def test_a_console_that_can_not_be_read_hides_no_machine(
     assert "userdata" in lines["sm-master-1"], "tried again"
     assert "a seed; what boots from it isn't known" in lines["sm-worker-1"]
     assert "single-master-sm-worker-1: its console can't be read: 404" in result.stderr
+
+
+def test_nodes_that_can_not_be_are_all_named_before_anything_is_sent(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfit = {"sm-master-1": "sm-master-1 is too large", "sm-worker-1": "sm-worker-1 has no card"}
+    cloud = SimulatedPlatform(unfit=unfit)
+    to = shipment.PlatformDestination(Delivery("cloud", cloud, project))
+
+    with pytest.raises(KubekilnError) as raised:
+        to.boot("single-master")
+
+    assert [problem.what for problem in raised.value.problems] == [
+        "target cloud: sm-master-1 is too large", "target cloud: sm-worker-1 has no card",
+    ]  # fmt: skip
+    assert (cloud.images, cloud.made) == ({}, [])
+    cloud.unfit = {}
+    assert {one.node for one in to.boot("single-master")} > unfit.keys()
+    assert len(cloud.images) == 1
 
 
 def test_one_node_may_be_booted_alone(project: Project) -> None:

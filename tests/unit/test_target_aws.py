@@ -48,6 +48,7 @@ from pipeline.targets.platform import (
 
 NETWORK = Network("subnet-1", "eu-central-1a", (ip_network("10.80.0.0/24"),), ("sg-1",))
 AMI = RemoteImage("ami-1", "kubekiln-debian-13")
+IMAGE = DiskImage("debian-13", "ab" * 32, Path("/disk"), "raw", "cd" * 32, 8 << 30)
 
 
 def settings(**more: Any) -> Settings:
@@ -56,7 +57,8 @@ def settings(**more: Any) -> Settings:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> InstanceSpec:
-    (tmp_path / "user-data").write_text("#cloud-config\n")
+    for name in ("user-data", "meta-data", "network-config"):
+        (tmp_path / name).write_text("#cloud-config\n")
     return InstanceSpec(
         cluster="lab", node="lab-1", role="worker", seed_dir=tmp_path,
         seed_iso=tmp_path / "seed.iso", payload="p1", macs=("52:54:00:aa:bb:01",),
@@ -99,17 +101,19 @@ def test_a_node_that_no_type_is_large_enough_for_is_an_error_with_a_hint() -> No
 
 
 def test_all_that_ec2_cannot_do_is_said_at_once(spec: InstanceSpec) -> None:
-    odd = replace(spec, macs=("a", "b"), addresses=("10.99.0.11",))
+    odd = replace(spec, macs=("a", "b"), addresses=("10.99.0.11",), cpus=500)
 
-    said = [problem.what for problem in refusals(odd, NETWORK, settings())]
+    said = [problem.what for problem in refusals(odd, IMAGE, NETWORK, settings())]
 
     assert said == [
-        "lab-1 has 2 network cards; this target makes one",
+        "lab-1 has 2 network cards, the target gives it 1",
+        f"no instance type of our table has 500 CPUs and {spec.memory_mib} MiB",
         "lab-1's address 10.99.0.11 is none that subnet-1 (10.80.0.0/24) can give",
     ]
-    assert refusals(spec, NETWORK, settings()) == []
+    assert list(refusals(spec, IMAGE, NETWORK, settings())) == []
     elsewhere = replace(spec, addresses=("10.99.0.11",))
-    assert refusals(elsewhere, NETWORK, settings(keep_addresses=False)) == []
+    wanted = settings(keep_addresses=False, instance_type="u-24tb1.metal")
+    assert list(refusals(replace(elsewhere, cpus=448), IMAGE, NETWORK, wanted)) == []
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,9 @@ def test_all_that_ec2_cannot_do_is_said_at_once(spec: InstanceSpec) -> None:
     [("10.80.0.3", 1), ("10.80.0.4", 0), ("10.80.0.254", 0), ("10.80.0.255", 1)],
 )
 def test_addresses_that_aws_keeps_are_refused(spec: InstanceSpec, address: str, wrong: int) -> None:
-    assert len(refusals(replace(spec, addresses=(address,)), NETWORK, settings())) == wrong
+    found = refusals(replace(spec, addresses=(address,)), IMAGE, NETWORK, settings())
+
+    assert len(list(found)) == wrong
 
 
 def test_both_families_of_addresses_are_asked_for(spec: InstanceSpec) -> None:

@@ -22,13 +22,14 @@ from pipeline.targets.azure_machines import (
     instances_of,
     nic_body,
     pick_size,
-    refuse_unfit,
+    refusals,
     state_of,
     vm_body,
 )
 from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
 from pipeline.targets.spread import pick_for
 
+IMAGE = DiskImage("debian-13", "ab" * 32, Path("/disk"), "vhd", "cd" * 32, 8 << 30)
 PLACE = Place("/subnets/nodes", ssh_public_key="ssh-rsa AAAA")
 TAGS = {
     "kubekiln-cluster": "lab", "kubekiln-node": "lab-1", "kubekiln-payload": "0123456789abcdef",
@@ -124,9 +125,17 @@ def test_a_node_that_no_size_fits_is_refused(tmp_path: Path) -> None:
         pick_size(settings(), node(tmp_path, cpus=999))
 
 
-def test_a_further_card_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KubekilnError, match="lab-1 has 2 network cards"):
-        refuse_unfit(node(tmp_path, macs=("a", "b")))
+def test_all_that_azure_cannot_make_is_said_at_once(tmp_path: Path) -> None:
+    odd = node(tmp_path, macs=("a", "b"), disk_gib=7, cpus=999)
+
+    said = [problem.what for problem in refusals(odd, IMAGE, settings())]
+
+    assert said[:2] == [
+        "lab-1 has 2 network cards, the target gives it 1",
+        "lab-1 has a disk of 7 GiB, the image one of 8 GiB",
+    ]
+    assert said[2].startswith("no size has the 999 CPUs")
+    assert list(refusals(node(tmp_path), IMAGE, settings())) == []
 
 
 def test_a_relative_path_is_one_below_the_project() -> None:

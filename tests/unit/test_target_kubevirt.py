@@ -30,6 +30,7 @@ from pipeline.targets.console import parse_console
 from pipeline.targets.kubeapi import KubeApi
 from pipeline.targets.kubeerrors import Exists, Missing, errors_of, refusal
 from pipeline.targets.kubevirt import KubeVirtPlatform, Settings
+from pipeline.targets.kubevirt_checks import refusals
 from pipeline.targets.platform import (
     DiskImage,
     Instance,
@@ -75,11 +76,14 @@ def test_a_machine_has_the_node_s_cpus_memory_disk_and_card(spec: InstanceSpec) 
     assert guest["hostname"] == "n1"
 
 
-def test_what_no_secret_can_hold_is_refused_before_there_is_a_machine(spec: InstanceSpec) -> None:
-    (spec.seed_dir / "user-data").write_bytes(bytes(1 << 20))
+def test_user_data_that_no_secret_takes_is_refused(spec: InstanceSpec, tmp_path: Path) -> None:
+    (spec.seed_dir / "user-data").write_bytes(b"#" * (1 << 20))
 
-    with pytest.raises(KubekilnError, match="a Kubernetes Secret takes 1,048,576"):
-        objects.machine(make_settings(), spec, IMAGE)
+    (found,) = refusals(spec, make_image(tmp_path / "disk"), make_settings())
+
+    assert found.what.startswith("n1: user-data is 1,048,")
+    assert found.what.endswith("a Kubernetes Secret takes 1,048,576")
+    assert "cluster explain" in str(found.hint)
 
 
 def test_a_machine_is_off_until_its_secret_is_there(spec: InstanceSpec) -> None:
@@ -100,24 +104,20 @@ def test_a_machine_is_off_until_its_secret_is_there(spec: InstanceSpec) -> None:
         ({"node": "n" * 62}, "more than 63 characters"),
         (
             {"macs": ("52:00:00:00:00:01", "52:00:00:00:00:02")},
-            "n1 has 2 cards, `networks` names 1",
+            "n1 has 2 network cards, the target gives it 1",
         ),
     ],
     ids=["name", "cards"],
 )
 def test_what_kubevirt_would_refuse_late_is_refused_early(
-    spec: InstanceSpec, change: dict[str, Any], message: str
+    spec: InstanceSpec, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(KubekilnError, match=message):
-        objects.machine(make_settings(), replace(spec, **change), IMAGE)
+    image = make_image(tmp_path / "disk")
 
+    (found,) = refusals(replace(spec, **change), image, make_settings())
 
-def test_user_data_that_no_secret_takes_is_refused(spec: InstanceSpec) -> None:
-    (spec.seed_dir / "user-data").write_bytes(b"#" * (1 << 20))
-    owner = {"apiVersion": "v1", "kind": "x", "metadata": {"name": "lab-n1", "uid": "u"}}
-
-    with pytest.raises(KubekilnError, match="n1: user-data is 1,048,"):
-        objects.seed_secret(spec, owner)
+    assert message in found.what
+    assert list(refusals(spec, image, make_settings())) == []
 
 
 @pytest.mark.parametrize(

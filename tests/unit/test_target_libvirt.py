@@ -16,10 +16,10 @@ from kubekiln.config import load_model
 from kubekiln.errors import ConfigError
 from pipeline.targets import libvirt_checks, libvirt_connection
 from pipeline.targets.libvirt import LibvirtPlatform
+from pipeline.targets.libvirt_checks import refusals
 from pipeline.targets.libvirt_domain import (
     Files,
     Host,
-    check_cards,
     domain_xml,
     empty_drive_xml,
     offers_kvm,
@@ -28,11 +28,12 @@ from pipeline.targets.libvirt_domain import (
 )
 from pipeline.targets.libvirt_settings import Settings
 from pipeline.targets.libvirt_volumes import _extents
-from pipeline.targets.platform import InstanceSpec
+from pipeline.targets.platform import DiskImage, InstanceSpec
 
 NATIVE = Host(has_kvm=True, qemu_version=10_000_002)
 EMULATED = Host(has_kvm=False, qemu_version=10_000_002)
 OLD = Host(has_kvm=False, qemu_version=7_002_022)
+IMAGE = DiskImage("debian-13", "ab" * 32, Path("/disk"), "qcow2", "cd" * 32, 8 << 30)
 FILES = Files("/pool/disk", "/pool/seed", "/pool/console")
 TAGS = {"cluster": "lab", "node": "lab-1", "payload": "0123"}
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
@@ -175,7 +176,11 @@ def test_efi_cache_and_bios_are_what_the_target_says() -> None:
     [
         pytest.param(
             {"macs": ("52:54:00:aa:bb:01", "52:54:00:aa:bb:02")}, [{"network": "default"}],
-            "has 2 network cards, the target 1", id="more cards than networks",
+            "has 2 network cards, the target gives it 1", id="more cards than networks",
+        ),
+        pytest.param(
+            {"disk_gib": 7}, [USER], "has a disk of 7 GiB, the image one of 8 GiB",
+            id="a small disk",
         ),
         pytest.param(
             {"addresses": ("10.99.0.11",)}, [USER], "(10.99.0.11) has no address in 10.80.0.0/24",
@@ -183,14 +188,14 @@ def test_efi_cache_and_bios_are_what_the_target_says() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_no_card_can_be_plugged_into_is_refused(
+def test_what_no_domain_can_be_is_refused(
     changed: dict[str, Any], networks: list[dict[str, Any]], said: str
 ) -> None:
-    with pytest.raises(ConfigError) as raised:
-        check_cards(spec(**changed), settings(*networks))
+    (found,) = refusals(spec(**changed), IMAGE, settings(*networks))
 
-    assert said in str(raised.value)
-    assert raised.value.problems[0].hint
+    assert said in found.what
+    assert found.hint
+    assert list(refusals(spec(), IMAGE, settings(*networks))) == []
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,16 @@ import pytest
 from openstack.image.v2.image import Image
 from pydantic import ValidationError
 
-from kubekiln.errors import KubekilnError
+from kubekiln.errors import KubekilnError, Problem
 from kubekiln.files import sha256_file
 from pipeline.targets.openstack_images import Body, is_stored, properties
 from pipeline.targets.openstack_request import (
     Flavor,
-    check_cards,
     choose_flavor,
-    encode_user_data,
     group_request,
     port_requests,
     read_tags,
+    refusals,
     server_request,
     tags_text,
 )
@@ -58,6 +57,11 @@ def make_spec(directory: Path, **given: Any) -> InstanceSpec:
     return replace(spec, **given)
 
 
+def refused(directory: Path, **given: Any) -> list[Problem]:
+    image = make_image(directory / "disk", b"a disk")
+    return list(refusals(make_spec(directory, **given), image, make_settings(), [LARGE, SMALL]))
+
+
 def make_image(path: Path, content: bytes, **given: Any) -> DiskImage:
     path.write_bytes(content)
     image = DiskImage(
@@ -84,11 +88,11 @@ def test_user_data_that_nova_would_refuse_is_refused_before_anything_is_made(
 ) -> None:
     noise = random.Random(1).randbytes(60_000)
 
-    with pytest.raises(KubekilnError, match="user-data of lab-1 is 80,0") as raised:
-        encode_user_data(make_spec(tmp_path, user_data=noise))
+    (found,) = refused(tmp_path, user_data=noise)
 
-    assert "takes 65,535 B" in str(raised.value)
-    assert "pki.algorithm" in str(raised.value.problems[0].hint)
+    assert "lab-1: user-data.gz.b64 is 80,0" in found.what
+    assert "takes 65,535" in found.what
+    assert "pki.algorithm" in str(found.hint)
 
 
 def test_a_port_has_the_nodes_mac_and_addresses_and_its_tags(tmp_path: Path) -> None:
@@ -141,11 +145,29 @@ def test_a_port_is_as_its_network_says(
     assert {key: port.get(key) for key in wanted} == wanted
 
 
-def test_a_card_without_a_network_is_an_error(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, macs=("52:54:00:00:00:01", "52:54:00:00:90:11"))
+def test_a_card_without_a_network_is_refused(tmp_path: Path) -> None:
+    (found,) = refused(tmp_path, macs=("52:54:00:00:00:01", "52:54:00:00:90:11"))
 
-    with pytest.raises(KubekilnError, match="lab-1 has 2 network cards, the target has 1"):
-        check_cards(spec, make_settings())
+    assert found.what == "lab-1 has 2 network cards, the target gives it 1"
+
+
+def test_a_size_that_no_flavor_has_is_refused(tmp_path: Path) -> None:
+    (found,) = refused(tmp_path, cpus=64)
+
+    assert "no flavor has what lab-1 wants: 64 CPUs" in found.what
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [({}, 1), ({"flavor": "large"}, 0), ({"boot_from": "volume"}, 1)]
+)
+def test_a_disk_smaller_than_the_image_is_refused_if_it_is_what_the_node_gets(
+    tmp_path: Path, given: dict[str, Any], count: int
+) -> None:
+    spec, image = make_spec(tmp_path, disk_gib=0), make_image(tmp_path / "disk", b"x")
+
+    found = list(refusals(spec, image, make_settings(**given), [LARGE, SMALL]))
+
+    assert len(found) == count
 
 
 def test_tags_come_back_from_a_description_and_nothing_else_does(tmp_path: Path) -> None:
@@ -195,7 +217,7 @@ def test_a_boot_volume_goes_with_its_machine(tmp_path: Path) -> None:
     settings = make_settings(boot_from="volume", volume_type="ssd", availability_zone="az-2")
 
     wanted = server_request(
-        make_spec(tmp_path), RemoteImage("image-1", "debian"), settings, user_data="I2Nsb3Vk",
+        make_spec(tmp_path), RemoteImage("image-1", "debian"), settings,
         flavor_id="1", port_ids=["port-1"], group_id="group-1",
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from kubekiln.errors import ConfigError, KubekilnError
 from kubekiln.secret import Secret
-from pipeline.targets.platform import InstanceSpec, TransientError
+from pipeline.targets.platform import DiskImage, InstanceSpec, TransientError
 from pipeline.targets.proxmox import Settings
 from pipeline.targets.proxmox_api import Api, Credentials, Upload, find_credentials, find_endpoint
 from pipeline.targets.proxmox_errors import ExistsError, MissingError, explain
@@ -20,11 +20,12 @@ from pipeline.targets.proxmox_machines import (
     instances_of,
     machine_parameters,
     read_tags,
-    refuse_unfit,
+    refusals,
     seed_name,
 )
 from pipeline.targets.proxmox_settings import Network
 
+IMAGE = DiskImage("debian-13", "ab" * 32, Path("/disk"), "qcow2", "cd" * 32, 8 << 30)
 TAGS = "kubekiln;kubekiln-cluster-lab;kubekiln-node-lab-1;kubekiln-payload-0123"
 
 
@@ -75,9 +76,16 @@ def test_disk_and_seed_are_on_the_controller_that_the_cloud_kernel_knows() -> No
     assert parameters["scsi1"] == "local:iso/seed.iso,media=cdrom"
 
 
-def test_more_cards_than_networks_are_refused() -> None:
-    with pytest.raises(KubekilnError, match="2 network cards, the target has 1 networks"):
-        refuse_unfit(settings(), node(macs=("a", "b")))
+def test_more_cards_than_networks_and_a_disk_below_the_image_are_refused() -> None:
+    odd = node(macs=("a", "b"), disk_gib=7)
+
+    said = [problem.what for problem in refusals(odd, IMAGE, settings())]
+
+    assert said == [
+        "lab-1 has 2 network cards, the target gives it 1",
+        "lab-1 has a disk of 7 GiB, the image one of 8 GiB",
+    ]
+    assert list(refusals(node(), IMAGE, settings())) == []
 
 
 def test_each_card_is_on_its_network() -> None:

@@ -14,13 +14,13 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from kubekiln.errors import ConfigError, KubekilnError, StorageError
-from pipeline.targets.platform import InstanceSpec, TransientError
+from pipeline.targets.platform import DiskImage, InstanceSpec, TransientError
 from pipeline.targets.vsphere import Settings
 from pipeline.targets.vsphere_access import Access
 from pipeline.targets.vsphere_errors import of_fault, translated
 from pipeline.targets.vsphere_import import renewed
 from pipeline.targets.vsphere_inventory import instance_of
-from pipeline.targets.vsphere_machine import check_memory, note, read_note
+from pipeline.targets.vsphere_machine import note, read_note, refusals
 from pipeline.targets.vsphere_session import split_path
 
 TERRAFORM = {"VSPHERE_SERVER": "vc.example", "VSPHERE_USER": "u@d", "VSPHERE_PASSWORD": "secret"}
@@ -129,16 +129,21 @@ def test_a_machine_is_what_was_last_known_of_it(about: dict[str, Any], state: st
 
 @pytest.mark.parametrize(("mib", "right"), [(2048, None), (2050, 2052)])
 def test_memory_is_what_vsphere_makes(tmp_path: Path, mib: int, right: int | None) -> None:
+    for name in ("user-data", "meta-data", "network-config"):
+        (tmp_path / name).write_text("{}\n")
     spec = InstanceSpec(
         cluster="lab", node="lab-1", role="worker", seed_dir=tmp_path, seed_iso=tmp_path,
         payload="p", macs=(), addresses=(), cpus=1, memory_mib=mib, disk_gib=8,
     )  # fmt: skip
-    if right is None:
-        check_memory(spec)
-        return
-    with pytest.raises(KubekilnError, match="multiples of 4") as raised:
-        check_memory(spec)
-    assert str(right) in str(raised.value.problems[0].hint)
+    image = DiskImage("debian-13", "ab" * 32, tmp_path / "disk", "vmdk", "cd" * 32, 8 << 30)
+    fields = {"type": "vsphere", "datacenter": "DC0", "cluster": "C0", "datastore": "ds",
+              "folder": "lab", "networks": ["net"]}  # fmt: skip
+
+    found = list(refusals(spec, image, Settings.model_validate(fields)))
+
+    assert [problem.hint for problem in found] == (
+        [f"give it `memory_mib: {right}`"] if right else []
+    )
 
 
 def test_tags_survive_what_people_write_around_them() -> None:

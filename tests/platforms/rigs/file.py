@@ -14,6 +14,8 @@ from pipeline.targets.platform import FormatName, Instance, RemoteImage
 from tests.platforms.rigs.rig import Trouble
 from tests.support.disks import raw_sha256
 
+_ANY_MACHINE = "which machine takes a seed isn't known"
+
 
 class FileRig:
     """A directory of its own, on the host's own disk."""
@@ -27,6 +29,9 @@ class FileRig:
         "cut": "there is no connection",
         "away": "there is no connection",
         "server-error": "there is no server",
+        "cards": _ANY_MACHINE,
+        "disk": _ANY_MACHINE,
+        "user-data": "files can be of any size",
         "console": "who boots from it isn't known",
     }
 

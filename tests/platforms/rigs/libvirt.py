@@ -72,6 +72,7 @@ class LibvirtRig:
     format: FormatName = "qcow2"
     forgets = True
     cannot: Mapping[str, str] = {
+        "user-data": "a seed can be of any size",
         "server-error": "libvirt's protocol knows no `later`: a daemon in trouble cuts connections",
     }
 

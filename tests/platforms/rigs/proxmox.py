@@ -33,6 +33,7 @@ class ProxmoxRig:
     format: FormatName = "qcow2"
     forgets = True
     cannot: Mapping[str, str] = {
+        "user-data": "a seed can be of any size",
         "console": "Proxmox keeps nothing of what a serial port said",
     }
 

@@ -26,7 +26,8 @@ class Rig(Protocol):
     forgets: bool
     """Whether the platform can be told to forget a machine's user-data."""
     cannot: Mapping[str, str]
-    """What can't be tried on it (a Trouble, `console`, `boot`) → why; listed in docs/support.md."""
+    """What can't be tried on it (a Trouble, `console`, `boot`, what is odd of a node) → why; listed
+    in docs/support.md."""
 
     def __enter__(self) -> Rig: ...
 
