@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -74,6 +75,25 @@ def test_an_image_arrives_whole_and_is_found_by_its_content(
     assert platform.find_image(image) == uploaded
     assert platform.find_image(other) is None
     assert sum(done) == image.size, "progress ends at the whole file"
+
+
+def test_an_image_that_is_uploaded_twice_is_sent_and_there_once(
+    rig: Rig, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        pytest.fail("it was sent again")
+
+    first, second = (Delivery("it", rig.connect(), Project(tmp_path)) for _ in range(2))
+    uploaded = first.upload(images[0])
+    before = rig.leftovers()
+    monkeypatch.setattr(second.platform, "upload", fail)
+
+    again = second.upload(images[0])
+
+    assert again == uploaded
+    assert rig.leftovers() == before
+    second.platform.delete_image(again)
+    assert rig.leftovers() == [], "there was one"
 
 
 @pytest.mark.parametrize("what", ODD)
