@@ -92,6 +92,7 @@ class FilePlatform:
         path = self._image_path(image)
         part = path.with_name(f".{path.name}.{image.sha256[:12]}.part")
         with storage_errors(path):
+            self._make_home()
             make_dir(path.parent)
             _sums_path(path).unlink(missing_ok=True)
             _append(image.path, part, advance)
@@ -101,6 +102,7 @@ class FilePlatform:
                     f"{path} is not what was copied there",
                     hint="try again; if it happens again, look at the disk",
                 )
+            part.chmod(0o644)  # as its checksum: who serves both is another user
             part.rename(path)
         write_atomic(_sums_path(path), _line(image.sha256, path.name))
         return _remote(path)
@@ -173,7 +175,13 @@ class FilePlatform:
     def _image_path(self, image: DiskImage) -> Path:
         return self._images_dir / f"{image.remote_name}.{SUFFIXES[self.format]}"
 
+    def _make_home(self) -> None:
+        """Make the directory so that whoever serves it gets below, whatever the umask."""
+        if not self._settings.directory.exists():
+            make_dir(self._settings.directory)
+
     def _make_dirs(self, directory: Path) -> None:
+        self._make_home()
         for one in (self._nodes_dir, directory.parent, directory):
             make_dir(one, mode=0o750 if self._settings.group else 0o700)
             self._give(one)
