@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cloudinit.credentials import identity
-from cloudinit.model import Node
+from cloudinit.model import Cluster, Node
 from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, unit
 
@@ -27,7 +27,7 @@ def render(context: Context) -> Part:
     cluster = context.cluster
     document: dict[str, Any] = {
         "kubeconfig": "/etc/kubernetes/csr-approver.conf",
-        "nodes": dict(known_nodes([n for n in cluster.nodes if n.runs_pods])),
+        "nodes": declared_nodes(cluster),
     }
     if cluster.pools:
         # Machines that aren't listed: which names and addresses are theirs, and how many of them.
@@ -57,6 +57,11 @@ def _known_pool(pool: NodePool) -> dict[str, str | int]:
         "addresses": str(pool.addresses),
         "max_nodes": pool.max_nodes,
     }
+
+
+def declared_nodes(cluster: Cluster) -> dict[str, list[str]]:
+    """Give the nodes with a kubelet, as an approver reads them."""
+    return dict(known_nodes([node for node in cluster.nodes if node.runs_pods]))
 
 
 def known_nodes(nodes: Sequence[Node]) -> Iterator[tuple[str, list[str]]]:

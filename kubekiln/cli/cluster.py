@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kubekiln.cli import pools
+from kubekiln.cli import nodes, pools
 from kubekiln.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 20
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(nodes.nodes)
 app.command()(pools.seed)
 app.command()(pools.tokens)
 

@@ -33,7 +33,7 @@ app.add_typer(image.app, name="image", help="Images: bake, list, inspect, load."
 app.add_typer(
     cluster.app,
     name="cluster",
-    help="Clusters and their user-data: list, validate, render, explain, seed, tokens.",
+    help="Clusters and their user-data: list, validate, render, explain, nodes, seed, tokens.",
 )
 app.add_typer(
     addons.app, name="addons", help="What is applied to a cluster: list, enable, disable."

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,12 @@ from cloudinit.rules import load_cluster
 from cloudinit.versions import component_versions
 from kubekiln.errors import ConfigError
 from kubekiln.operations.clusters import config_named, machine_dirs, which_cluster
-from kubekiln.operations.kubectl import admin_for
+from kubekiln.operations.kubectl import Admin, admin_for
 from kubekiln.operations.profile import DEFAULT, rewrite
 from kubekiln.paths import Project, is_path
 from kubekiln.process import run
 
 _USAGE = "--on CLUSTER"
-# That of the node's own unit: what it applies at the next boot must not meet another's fields.
-_MANAGER = "kubekiln"
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ def enable(project: Project, name: str, cluster: str | None) -> Switched:
     if known is None:
         _refuse_another(addon, made)
     text = addon.render(addon_view(made, component_versions(made, project)))
-    apply = ["apply", "--server-side", "--force-conflicts", f"--field-manager={_MANAGER}"]
-    said = _told(project, made, [*apply, "--filename=-"], text)
+    said = _told(project, made, lambda admin: admin.apply(text.encode()))
     wanted = made.addons if known else (*made.addons, _kept_name(name, addon))
     return _recorded(project, made, config, wanted, said)
 
@@ -81,7 +79,8 @@ def disable(project: Project, name: str, cluster: str | None) -> Switched:
             hint=f"enabled: {', '.join(made.addons) or 'none'}",
         )
     text = addon.render(addon_view(made, component_versions(made, project)))
-    said = _told(project, made, ["delete", "--ignore-not-found", "--filename=-"], text)
+    delete = ["delete", "--ignore-not-found", "--filename=-"]
+    said = _told(project, made, lambda admin: run(admin.command(delete, stdin=text.encode())).text)
     wanted = tuple(a for a in made.addons if a != known)
     return _recorded(project, made, config, wanted, said)
 
@@ -119,12 +118,11 @@ def _refuse_another(addon: Addon, made: Cluster) -> None:
         )
 
 
-def _told(project: Project, cluster: Cluster, words: list[str], text: str) -> str | None:
-    """Run kubectl with a manifest; None if the cluster has no machines."""
+def _told(project: Project, cluster: Cluster, tell: Callable[[Admin], str]) -> str | None:
+    """Tell the cluster as its admin; None if it has no machines."""
     if not machine_dirs(project, cluster.name):
         return None
-    admin = admin_for(project, cluster, usage=_USAGE)
-    return run(admin.command(words, stdin=text.encode())).text
+    return tell(admin_for(project, cluster, usage=_USAGE))
 
 
 def _recorded(

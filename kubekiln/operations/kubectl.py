@@ -14,7 +14,8 @@ from kubekiln.errors import ConfigError
 from kubekiln.files import make_dir
 from kubekiln.operations.clusters import config_named, find_kubeconfig
 from kubekiln.paths import Project
-from kubekiln.process import Command, exec_replace
+from kubekiln.process import Command, exec_replace, run
+from kubekiln.secret import Secret
 
 if TYPE_CHECKING:
     from cloudinit.model import Cluster
@@ -42,6 +43,16 @@ class Admin:
         """Describe a call of kubectl; arguments carry no secret."""
         words: list[str | Path] = [self.kubectl, f"--kubeconfig={self.kubeconfig}", *arguments]
         return Command(words, stdin=stdin, timeout_s=_TIMEOUT_S)
+
+    def apply(self, manifest: Secret | bytes) -> str:
+        """Apply objects as the masters' own unit does; gives what kubectl says, a line each.
+
+        That unit applies some of them at its next boot, and must not meet another's fields.
+        """
+        words = ["apply", "--server-side", "--force-conflicts", "--field-manager=kubekiln",
+                 "--filename=-"]  # fmt: skip
+        stdin = manifest.reveal() if isinstance(manifest, Secret) else manifest
+        return run(self.command(words, stdin=stdin)).text
 
 
 def admin_of(project: Project, cluster: str | None, *, usage: str) -> Admin:

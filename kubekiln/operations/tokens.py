@@ -18,7 +18,6 @@ from cloudinit.render import open_state, render_cluster
 from kubekiln.errors import ConfigError
 from kubekiln.operations.kubectl import admin_for
 from kubekiln.paths import Project
-from kubekiln.process import run
 from kubekiln.secret import Secret
 
 
@@ -76,6 +75,4 @@ def apply_tokens(
 ) -> Iterator[str]:
     """Give the tokens to the cluster's API; what it says, a line a token."""
     admin = admin_for(project, cluster, usage="kubekiln cluster tokens CLUSTER --apply")
-    words = ["apply", "--server-side", "--force-conflicts", "--field-manager=kubekiln",
-             "--filename=-"]  # fmt: skip
-    yield from run(admin.command(words, stdin=manifest(tokens).reveal())).text.splitlines()
+    yield from admin.apply(manifest(tokens)).splitlines()

@@ -12,7 +12,7 @@ import yaml
 from cloudinit.model import Cluster
 from cloudinit.rules import load_cluster
 from kubekiln.errors import ConfigError
-from kubekiln.operations import addons
+from kubekiln.operations import addons, kubectl
 from kubekiln.operations.kubectl import Admin
 from kubekiln.operations.profile import Shape, find_or_make
 from kubekiln.paths import Project
@@ -49,7 +49,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     def admin_for(_project: Project, cluster: Cluster, **_more: Any) -> Admin:
         return Admin(cluster.name, Path("/bin/kubectl"), Path("/state/admin.kubeconfig"))
 
-    monkeypatch.setattr(addons, "run", run)
+    for module in (addons, kubectl):
+        monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(addons, "admin_for", admin_for)
     return found
 

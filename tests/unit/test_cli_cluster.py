@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 from kubekiln.cli.cluster import app
 from kubekiln.errors import ConfigError
+from kubekiln.operations import kubectl
+from kubekiln.process import Command, Result
 from tests.support.clusters import cluster_data, make_project, snapshot, write_cluster
 
 
@@ -108,3 +111,46 @@ def test_an_unknown_cluster_is_named_with_those_there_are(project_dir: Path) -> 
         run("validate", "nosuch")
 
     assert "ha-stacked, kubeadm, lab, pool, single-master, solo" in str(error.value)
+
+
+def test_nodes_are_shown_as_masters_know_them(project_dir: Path) -> None:
+    nodes = [{"name": "m", "role": "master", "address": "10.80.0.11"}]
+    nodes += [
+        {"name": f"w-{i:02}", "role": "worker", "address": f"10.80.0.{20 + i}"}
+        for i in range(1, 21)
+    ]
+    write_cluster(make_project(project_dir), cluster_data(nodes=nodes))
+
+    rows = [line.split() for line in run("nodes", "lab").splitlines()]
+    written = json.loads(run("nodes", "lab", "--manifest"))
+
+    assert rows == [["NODE", "ADDRESSES"], ["m", "10.80.0.11"], ["w-[01-20]", "10.80.0.21"]]
+    assert json.loads(written["data"]["nodes"]) == {
+        "m": ["10.80.0.11"],
+        "w-[01-20]": ["10.80.0.21"],
+    }
+
+
+def test_nodes_are_made_known_as_a_masters_own_unit_applies(
+    project_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Command] = []
+
+    def fake_run(command: Command) -> Result:
+        ran.append(command)
+        return Result(0, b"configmap/kubekiln-nodes serverside-applied\n")
+
+    monkeypatch.setattr(kubectl, "run", fake_run)
+    monkeypatch.setattr(kubectl, "pinned_kubectl", lambda *_, **__: Path("/bin/kubectl"))
+    with pytest.raises(ConfigError, match="lab"):
+        run("nodes", "lab", "--apply")
+    run("render", "lab")
+
+    said = run("nodes", "lab", "--apply")
+
+    (command,) = ran
+    assert said.splitlines()[-1] == "configmap/kubekiln-nodes serverside-applied"
+    assert "--server-side" in command.argv and "--field-manager=kubekiln" in command.argv
+    assert f"--kubeconfig={project_dir}/state/lab/admin.kubeconfig" in command.argv
+    assert command.stdin is not None
+    assert json.loads(command.stdin)["metadata"]["namespace"] == "kube-system"

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kubekiln_node.console import fail
 from kubekiln_node.csr_client import ApiError, CsrClient, read_kubeconfig
+from kubekiln_node.csr_declared import judge_declared
 from kubekiln_node.csr_pools import KnownPool, claim_of, facts_about, judge_claim, read_pools
 from kubekiln_node.csr_request import Verdict, is_decided
-from kubekiln_node.csr_rules import Addresses, judge, read_addresses
+from kubekiln_node.csr_rules import Addresses, judge, read_addresses, unknown_node
 from kubekiln_node.csr_seen import Seen, name_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Client(Protocol):
 
     def get_node(self, name: str) -> dict[str, object] | None:
         """Get a Node, if there is one of this name."""
+
+    def get_declared(self) -> dict[str, object] | None:
+        """Get the list of the nodes that are declared today, if there is one."""
 
     def list_nodes(self) -> list[dict[str, object]]:
         """List the Nodes."""
@@ -158,9 +162,10 @@ class Approver:
         if verdict.action == "look":
             return "look"
         if verdict.action in ("leave", "wait"):
-            if verdict.reason != "already decided" and name not in self._left_alone:
-                self._log(f"csr-approver: {name} left alone: {verdict.reason}")
-                self._left_alone.add(name)
+            line = f"csr-approver: {name} left alone: {verdict.reason}"
+            if verdict.reason != "already decided" and line not in self._left_alone:
+                self._log(line)
+                self._left_alone.add(line)
             return verdict.action
         condition = condition_of(verdict)
         try:
@@ -179,6 +184,10 @@ class Approver:
     def _judge(self, csr: dict[str, object], seen: Seen | None) -> Verdict:
         claim = claim_of(csr, self._pools, self._nodes)
         if claim is None:
+            # The file wins: what it says of a node, no ConfigMap says otherwise.
+            node = unknown_node(csr, self._nodes)
+            if node is not None:
+                return judge_declared(csr, node, self._client.get_declared)
             return judge(csr, self._nodes)
         if is_decided(csr):
             return Verdict("leave", "already decided")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NODES = "/api/v1/nodes"
+DECLARED = "/api/v1/namespaces/kube-system/configmaps/kubekiln-nodes"
 BASE = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 SERVING_ONLY = {"fieldSelector": f"spec.signerName={SERVING_SIGNER}"}
 TIMEOUT_S = 15.0
@@ -109,12 +110,11 @@ class CsrClient:
 
     def get_node(self, name: str) -> Object | None:
         """Get a Node; None if there is none of this name."""
-        try:
-            return self._ask("GET", f"{NODES}/{quote(name, safe='')}")
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        return self._find(f"{NODES}/{quote(name, safe='')}")
+
+    def get_declared(self) -> Object | None:
+        """Get the ConfigMap of the nodes that are declared today; None if there is none."""
+        return self._find(DECLARED)
 
     def list_nodes(self) -> list[Object]:
         """List the Nodes; all, since each kubelet gives its own the labels that it likes."""
@@ -133,6 +133,14 @@ class CsrClient:
             "status": {**(status if isinstance(status, dict) else {}), "conditions": [condition]},
         }
         self._ask("PUT", f"{BASE}/{quote(metadata['name'], safe='')}/approval", decided)
+
+    def _find(self, path: str) -> Object | None:
+        try:
+            return self._ask("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
 
     def _ask(self, method: str, path: str, body: Object | None = None) -> Object:
         connection = self._connect(TIMEOUT_S)

@@ -53,6 +53,16 @@ def judge(csr: dict[str, object], nodes: Addresses) -> Verdict:
     return Verdict("approve", f"the names and addresses are those configured for node {node}")
 
 
+def unknown_node(csr: dict[str, object], nodes: Addresses) -> str | None:
+    """Name the node that asks for a serving certificate and isn't among these, if that is so."""
+    spec = spec_of(csr)
+    user = str(spec.get("username", ""))
+    node = user.removeprefix(USER_PREFIX)
+    if spec.get("signerName") != SERVING_SIGNER or node == user or node in nodes:
+        return None
+    return None if is_decided(csr) else node
+
+
 def serving_problems(spec: dict[str, object], node: str, addresses: frozenset[str]) -> list[str]:
     """Say what is wrong with a node's request for a serving certificate."""
     problems = []
@@ -84,6 +94,9 @@ def read_addresses(raw: object) -> Addresses:
     for node, addresses in raw.items():
         if not isinstance(addresses, list) or not addresses:
             raise ValueError(f"nodes.{node} is not a list of addresses")
+        if not all(isinstance(address, str) for address in addresses):
+            # A number would be taken for an address.
+            raise ValueError(f"nodes.{node} has an address that is no text")
         # Canonical text: 2001:DB8::1 and 2001:db8:0::1 are one address.
         first = [ipaddress.ip_address(address) for address in addresses]
         for offset, name in enumerate(_names(node)):
