@@ -54,7 +54,8 @@ def made(lab: Lab, image: Path) -> Iterator[Fleet]:
 def test_an_init_that_lost_power_is_taken_up_again(made: Fleet) -> None:
     made.boot([FIRST])
     manifest = made.machines[FIRST].run_dir / "upper/etc/kubernetes/manifests/etcd.yaml"
-    until(manifest.exists, what=f"kubeadm init on {FIRST}", timeout_s=120)
+    # It asks for the other masters, which are off, for 45 s.
+    until(manifest.exists, what=f"kubeadm init on {FIRST}", timeout_s=180)
 
     made.cut_off(FIRST)
     made.boot([FIRST])

@@ -15,6 +15,8 @@ import pytest
 from kubekiln.process import Command, Result, run
 from tests.support.node_runtime import PROGRAMS_DIR, ROOT
 
+from kubekiln_node.etcd_membership import ASK_FOR_S  # isort: skip
+
 pytestmark = pytest.mark.processes("kubeadm-run")
 
 # What the user-data calls the balancer's address, in the one file that the unit reads it from.
@@ -26,6 +28,9 @@ FIRST_MASTER = {"kubeadm/init.yaml": "", "kubeadm/join.yaml": MASTER_JOIN}
 ANOTHER_MASTER = {"kubeadm/join.yaml": MASTER_JOIN}
 WORKER = {"kubeadm/join.yaml": WORKER_JOIN}
 SINGLE = {"kubeadm/init.yaml": ""}
+# Nobody has a connection with all; the kernel says so at once.
+UNREACHABLE = "255.255.255.255:6443"
+REFUSES = "127.0.0.1:1"
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,26 @@ class Machine:
         path.write_text("\n".join([*lines, *(f"    server m {m} backup" for m in masters), ""]))
         return self
 
-    def run(self, *, served: bool = False, fails: bool = False, ignored: str = "") -> Result:
+    def come_up(self, master: str) -> Machine:
+        """Let one that can't be reached be another one as soon as somebody waits."""
+        programs = self.root / "bin"
+        programs.mkdir(exist_ok=True)
+        program = programs / "sleep"
+        program.write_text(
+            f"#!/bin/sh\necho waited >>{self.root}/waits\n"
+            f"exec sed -i 's/{UNREACHABLE}/{master}/' {self.root}/haproxy.cfg\n"
+        )
+        program.chmod(0o755)
+        return self
+
+    def run(
+        self,
+        *,
+        served: bool = False,
+        fails: bool = False,
+        ignored: str = "",
+        ask_for_s: int | None = None,
+    ) -> Result:
         programs = self.root / "bin"
         programs.mkdir(exist_ok=True)
         shutil.copy(PROGRAMS_DIR / "kubeadm-run", programs)
@@ -58,6 +82,8 @@ class Machine:
             program.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexit {status}\n')
             program.chmod(0o755)
         env = {"PATH": f"{programs}:/usr/bin:/bin", BALANCERS_URL: "https://127.0.0.1:7443/readyz"}
+        if ask_for_s is not None:
+            env["ASK_FOR_S"] = str(ask_for_s)
         if ignored:
             env["IGNORE_PREFLIGHT_ERRORS"] = ignored
         places = (self.root / "etc", self.root / "state", self.root / "haproxy.cfg")
@@ -118,6 +144,53 @@ def test_a_first_master_that_lost_its_disk_makes_no_second_cluster(
 
         assert machine.run(served=True).returncode == 0
     assert machine.verbs() == ["join"]
+
+
+def test_one_whose_network_comes_up_late_makes_no_second_cluster(machine: Machine) -> None:
+    with living_master() as master:
+        machine.put(FIRST_MASTER).lead_to(UNREACHABLE, UNREACHABLE).come_up(master)
+
+        assert machine.run(served=True).returncode == 0
+    assert machine.verbs() == ["join"]
+    assert (machine.root / "waits").read_text() == "waited\n"
+
+
+def test_a_master_that_listens_is_a_cluster_though_the_others_refuse(machine: Machine) -> None:
+    with living_master() as master:
+        machine.put(FIRST_MASTER).lead_to(REFUSES, REFUSES, master)
+
+        assert machine.run(served=True).returncode == 0
+    assert machine.verbs() == ["join"]
+
+
+@pytest.mark.parametrize(
+    ("others", "waits"),
+    [
+        pytest.param([REFUSES, REFUSES], 0, id="all refuse"),
+        pytest.param([REFUSES, UNREACHABLE], 0, id="a majority refuses"),
+        pytest.param([UNREACHABLE, UNREACHABLE], 1, id="they come up and refuse"),
+        pytest.param([UNREACHABLE], 1, id="half is no majority"),
+    ],
+)
+def test_the_first_master_makes_the_cluster_once_a_majority_is_there_without_one(
+    machine: Machine, others: list[str], waits: int
+) -> None:
+    machine.put(FIRST_MASTER).lead_to(*others).come_up(REFUSES)
+
+    assert machine.run().returncode == 0
+    assert machine.verbs() == ["init"]
+    waited = machine.root / "waits"
+    assert (waited.read_text() if waited.exists() else "") == "waited\n" * waits
+
+
+def test_the_first_boot_of_all_waits_for_the_other_masters_no_longer_than_etcd_does(
+    machine: Machine,
+) -> None:
+    machine.put(FIRST_MASTER).lead_to(UNREACHABLE, UNREACHABLE)
+
+    assert machine.run(ask_for_s=0).returncode == 0
+    assert machine.verbs() == ["init"]
+    assert f"${{ASK_FOR_S:-{ASK_FOR_S:.0f}}}" in (PROGRAMS_DIR / "kubeadm-run").read_text()
 
 
 @pytest.mark.parametrize("files", [ANOTHER_MASTER, WORKER], ids=["a master", "a worker"])
