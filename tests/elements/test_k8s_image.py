@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -210,8 +211,9 @@ def test_containerd_knows_which_image_is_that_of_the_sandboxes(build: FakeBuild)
 
     assert told.split()[0] == "/usr/local/bin"
     assert "runc/runc" in told
-    text = (build.root / "etc/containerd/conf.d/10-sandbox-image.toml").read_text()
-    assert 'pinned_images]\nsandbox = "registry.k8s.io/pause:1"\n' in text
+    config = tomllib.loads((build.root / "etc/containerd/conf.d/10-sandbox-image.toml").read_text())
+    pinned = config["plugins"]["io.containerd.cri.v1.images"]["pinned_images"]
+    assert pinned == {"sandbox": "registry.k8s.io/pause:1"}
 
 
 def test_container_images_are_loaded_by_the_pinned_containerd_and_all_are_pinned(

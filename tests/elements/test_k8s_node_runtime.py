@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,17 +50,18 @@ def test_only_cgroup_v1_takes_the_cgroups_from_systemd(tmp_path: Path, cgroup: s
     log = run_faked(tmp_path, bin_dir, "sh", setup, tmp_path / "run", tmp_path / "sys")
 
     kubelet = yaml.safe_load((tmp_path / "run/kubelet.conf.d/50-container.conf").read_text())
-    containerd = (tmp_path / "run/containerd.d/50-container.toml").read_text()
+    containerd = tomllib.loads((tmp_path / "run/containerd.d/50-container.toml").read_text())
+    runtime = containerd["plugins"]["io.containerd.cri.v1.runtime"]
     assert kubelet["kind"] == "KubeletConfiguration"
     assert kubelet["oomScoreAdj"] == 0
-    assert "restrict_oom_score_adj = true" in containerd
     assert (tmp_path / "run/kubeadm.env").read_text() == (
         "IGNORE_PREFLIGHT_ERRORS=SystemVerification\n"
     )
     is_v1 = cgroup == "tmpfs"
     assert (kubelet.get("cgroupDriver") == "cgroupfs") is is_v1
     assert (kubelet.get("failCgroupV1") is False) is is_v1
-    assert ("SystemdCgroup = false" in containerd) is is_v1
+    runc = {"containerd": {"runtimes": {"runc": {"options": {"SystemdCgroup": False}}}}}
+    assert runtime == {"restrict_oom_score_adj": True} | (runc if is_v1 else {})
     assert "mount --make-rshared /" in log
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +87,32 @@ def test_every_example_has_its_golden_files() -> None:
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_structured_file_parses(name: str, tmp_path: Path) -> None:
-    parsed = 0
-    for path, text in render_tree(tmp_path, name).items():
-        if path.endswith((".yaml", ".conf")) and "kubernetes" in path and "resolv" not in path:
-            assert all(isinstance(d, dict) for d in yaml.safe_load_all(text)), path
-            parsed += 1
-        elif path.endswith(".json"):
-            json.loads(text)
-            parsed += 1
-    assert parsed >= 18
+    tree = render_tree(tmp_path, name)
+
+    parsed: dict[str, object] = {}
+    for path, text in tree.items():
+        if read := reader_of(Path(path)):
+            parsed[path] = read(text)
+
+    assert [path for path, found in parsed.items() if not found] == []
+    structured = ("/meta-data", "/network-config", ".yaml", ".json", "/kube-proxy.conf")
+    assert {path for path in tree if path.endswith(structured)} <= parsed.keys()
+    assert len(parsed) >= 18
+
+
+def reader_of(path: Path) -> Callable[[str], object] | None:
+    """Choose what a file is read with, by where it lies and what it is called."""
+    is_kubeconfig = path.match("root/etc/kubernetes/*.conf") and path.name != "resolv.conf"
+    if path.suffix == ".yaml" or is_kubeconfig or path.name in ("meta-data", "network-config"):
+        return read_mappings
+    return {".json": json.loads, ".toml": tomllib.loads}.get(path.suffix)
+
+
+def read_mappings(text: str) -> list[dict[str, object]]:
+    """Read the documents of a YAML file, each of which is a mapping."""
+    found = list(yaml.safe_load_all(text))
+    assert all(isinstance(document, dict) for document in found), text
+    return found
 
 
 def render_tree(root: Path, name: str, changes: dict[str, Any] | None = None) -> dict[str, str]:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kubekiln.process import Command, run
 
@@ -41,6 +45,30 @@ def shell_scripts() -> list[Path]:
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+# Suffix → what reads it; a `.cfg` elsewhere is GRUB's.
+READERS: dict[str, Callable[[str], object]] = {
+    "*.yaml": yaml.safe_load,
+    "cloud.cfg.d/*.cfg": yaml.safe_load,
+    "*.toml": tomllib.loads,
+    "*.json": json.loads,
+}
+
+
+def structured_files() -> list[tuple[Path, Callable[[str], object]]]:
+    files = sorted(p for e in elements() for p in e.rglob("*") if p.is_file())
+    found = [(p, read) for p in files for match, read in READERS.items() if p.match(match)]
+    names = {path.name for path, _ in found}
+    assert {"config.toml", "crictl.yaml", "50-kubekiln.cfg", "package-installs.yaml"} <= names
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "read"), structured_files(), ids=[name(path) for path, _ in structured_files()]
+)
+def test_a_structured_file_parses(path: Path, read: Callable[[str], object]) -> None:
+    assert isinstance(read(path.read_text()), dict)
 
 
 @pytest.mark.parametrize("path", hooks(), ids=name)
