@@ -69,18 +69,40 @@ def test_two_machines_of_one_image_have_their_own_identity(machine: Machine, lab
 def test_changed_user_data_keeps_the_gate_closed_and_says_why(
     machine: Machine, tmp_path: Path
 ) -> None:
-    target = NspawnTarget()
     corrupt, path = with_one_changed_file(machine, tmp_path)
-    target.boot(corrupt)
+
+    assert path in refusal_of(corrupt)
+
+
+@pytest.mark.parametrize("how", ["cut off", "no YAML"])
+def test_user_data_that_cannot_be_read_keeps_the_gate_closed_and_says_why(
+    machine: Machine, tmp_path: Path, how: str
+) -> None:
+    whole = (machine.seed_dir / "user-data").read_bytes()
+    content = {
+        "cut off": whole[: len(whole) // 2],
+        "no YAML": b"#cloud-config\nwrite_files: [{path: /etc/x\n\t- :::\n",
+    }
+
+    said = refusal_of(with_seed(machine, tmp_path, content[how]))
+
+    assert "cloud-init got no usable user-data" in said
+
+
+def refusal_of(machine: Machine) -> str:
+    """Boot a machine whose gate must stay closed; give what is said of it."""
+    target = NspawnTarget()
+    target.boot(machine)
 
     with pytest.raises(KubekilnError) as refused:
-        watch = Boot(target, [corrupt], frozenset, frozenset({corrupt.name}))
+        watch = Boot(target, [machine], frozenset, frozenset({machine.name}))
         watch.wait(timeout_s=BOOT_S, note=lambda _text: None)
 
-    assert "refuses its role" in str(refused.value)
-    assert path in str(refused.value)
-    assert not read_console(corrupt.console_log).has("etcd")
-    assert not etcd_runs_in(corrupt)
+    said = str(refused.value)
+    assert "refuses its role" in said
+    assert not read_console(machine.console_log).has("etcd")
+    assert not etcd_runs_in(machine)
+    return said
 
 
 def test_an_interrupted_up_leaves_nothing_running_or_mounted(lab: Lab, image: Path) -> None:
@@ -142,16 +164,22 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(lab: Lab, image: Pa
 
 def with_one_changed_file(machine: Machine, scratch: Path) -> tuple[Machine, str]:
     """Change one file that the user-data writes; its manifest stays what it was."""
-    seed = scratch / "seed"
-    seed.mkdir()
-    for name in ("meta-data", "network-config"):
-        (seed / name).write_bytes((machine.seed_dir / name).read_bytes())
     data = yaml.safe_load((machine.seed_dir / "user-data").read_text())
     victim = next(f for f in data["write_files"] if f["path"].endswith("etcd.service"))
     victim.pop("encoding", None)
     victim["content"] = "[Service]\nExecStart=/bin/true\n"
-    (seed / "user-data").write_text("#cloud-config\n" + yaml.safe_dump(data, sort_keys=False))
-    return replace(machine, seed_dir=seed), str(victim["path"])
+    text = "#cloud-config\n" + yaml.safe_dump(data, sort_keys=False)
+    return with_seed(machine, scratch, text.encode()), str(victim["path"])
+
+
+def with_seed(machine: Machine, scratch: Path, user_data: bytes) -> Machine:
+    """Give a machine other user-data; all else of its seed stays."""
+    seed = scratch / "seed"
+    seed.mkdir()
+    for name in ("meta-data", "network-config"):
+        (seed / name).write_bytes((machine.seed_dir / name).read_bytes())
+    (seed / "user-data").write_bytes(user_data)
+    return replace(machine, seed_dir=seed)
 
 
 def etcd_runs_in(machine: Machine) -> bool:
