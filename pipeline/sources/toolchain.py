@@ -49,8 +49,8 @@ def install_toolchain(
     toolchain: Toolchain, *, base: Path | None = None, cancel: threading.Event | None = None
 ) -> Path:
     """Give the directory of a toolchain, installing it first if it isn't there."""
-    parent = base or cache_dir() / "toolchains"
-    target = parent / f"{toolchain.package}-{toolchain.version}"
+    target = toolchain_dir(toolchain, base=base)
+    parent = target.parent
     if is_installed(toolchain, base=parent):
         return target
     with locked(parent / f"{target.name}.lock"), storage_errors(parent):
@@ -63,8 +63,12 @@ def install_toolchain(
 
 def is_installed(toolchain: Toolchain, *, base: Path | None = None) -> bool:
     """Tell whether a toolchain is there as a whole."""
-    parent = base or cache_dir() / "toolchains"
-    return (parent / f"{toolchain.package}-{toolchain.version}" / ".complete").is_file()
+    return (toolchain_dir(toolchain, base=base) / ".complete").is_file()
+
+
+def toolchain_dir(toolchain: Toolchain, *, base: Path | None = None) -> Path:
+    """Say where a toolchain is, or will be."""
+    return (base or cache_dir() / "toolchains") / f"{toolchain.package}-{toolchain.version}"
 
 
 def _install(toolchain: Toolchain, target: Path, cancel: threading.Event) -> None:

