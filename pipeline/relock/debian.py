@@ -38,7 +38,7 @@ class DebianIndex:
         else:
             path, sha256 = self._package(wanted, version, architecture)
         signer = self._release(wanted.suite)[1]
-        evidence = f"index of {wanted.suite}/main, signed by the Debian key {signer}"
+        evidence = f"{_index_of(wanted)}, signed by the Debian key {signer}"
         proof = Proof(kind="apt-index", evidence=evidence)
         return DebianFile(path=path, sha256=sha256, files=wanted.files, proof=proof)
 
@@ -91,6 +91,20 @@ class DebianIndex:
         except requests.RequestException as error:
             raise Unreachable(f"cannot get {url}: {error}") from error
         return response.content
+
+
+def is_wanted(file: DebianFile, wanted: WantedDebian, version: str) -> bool:
+    """Tell whether a pinned file is the one that is wanted, of the wanted suite."""
+    place = Path(file.path)
+    if wanted.source and wanted.file:
+        is_it = place.parts[-2:] == (wanted.source, fill_in(wanted.file, version))
+    else:
+        is_it = place.name.startswith(f"{wanted.package}_{version}_")
+    return is_it and file.proof.evidence.startswith(f"{_index_of(wanted)},")
+
+
+def _index_of(wanted: WantedDebian) -> str:
+    return f"index of {wanted.suite}/main"
 
 
 def _stanzas(text: str, package: str) -> list[str]:

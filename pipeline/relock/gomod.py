@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from kubekiln import progress
 from kubekiln.config import Model
@@ -76,23 +77,30 @@ def _pin(
 ) -> GoBuild:
     return GoBuild(
         directory=name,
-        module=wanted.module,
-        version=module_version,
         sum=resolved.sum,
         vouched="pinned-by-us" if _has(resolved, wanted.module, module_version) else "sumdb",
         pinned_by_us=resolved.pinned_by_us,
         mod_sha256=mod_sha256,
-        packages=fill_in(wanted.packages, version),
-        c_programs={
+        **settings_of(wanted, version),
+    )
+
+
+def settings_of(wanted: WantedBuild, version: str) -> dict[str, Any]:
+    """Give what components.yaml alone decides of a build, as the lock has it."""
+    return {
+        "module": wanted.module,
+        "version": wanted.module_version or f"v{version}",
+        "packages": fill_in(wanted.packages, version),
+        "c_programs": {
             key: CProgram(source=p.source, cflags=fill_in(p.cflags, version))
             for key, p in wanted.c_programs.items()
         },
-        tags=wanted.tags,
-        ldflags=fill_in(wanted.ldflags, version),
-        cgo=wanted.cgo,
-        c_libraries=wanted.c_libraries,
-        note=wanted.note,
-    )
+        "tags": wanted.tags,
+        "ldflags": fill_in(wanted.ldflags, version),
+        "cgo": wanted.cgo,
+        "c_libraries": wanted.c_libraries,
+        "note": wanted.note,
+    }
 
 
 def _has(resolved: Resolved, module: str, version: str) -> bool:

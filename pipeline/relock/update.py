@@ -23,7 +23,7 @@ from pipeline.lock import (
     Release,
 )
 from pipeline.relock.builds import record_builds
-from pipeline.relock.debian import DebianIndex
+from pipeline.relock.debian import DebianIndex, is_wanted
 from pipeline.relock.gomod import resolve_build
 from pipeline.relock.toolchains import resolve_toolchains
 from pipeline.relock.upstream import resolve_upstream
@@ -134,9 +134,11 @@ class _Updater:
         found: dict[Architecture, tuple[DebianFile, ...]] = {}
         for architecture in ARCHITECTURES if wanted.deb else ():
             assert wanted.deb is not None
-            pinned = previous.deb.get(architecture) if previous else None
-            if pinned and not self.options.refresh:
-                found[architecture] = pinned
+            pinned = previous.deb.get(architecture, ()) if previous else ()
+            kept = tuple(f for f in pinned if is_wanted(f, wanted.deb, version))
+            if kept and not self.options.refresh:
+                files = {"files": wanted.deb.files}
+                found[architecture] = tuple(file.model_copy(update=files) for file in kept)
                 continue
             try:
                 file = self._index().resolve(wanted.deb, version, architecture)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kubekiln.errors import ConfigError
 from pipeline.components import Components, fill_in, load_components
@@ -117,23 +118,59 @@ def test_a_version_that_is_wanted_but_not_locked_is_said() -> None:
     assert [p.what for p in problems] == ["kubernetes 1.99.0 is wanted and not locked"]
 
 
-def test_a_changed_build_flag_is_said() -> None:
-    wanted = components()
-    flannel = wanted.components["flannel"]
-    assert flannel.gomod is not None
-    build = flannel.gomod.model_copy(update={"tags": ("netgo",)})
-    changed = wanted.model_copy(
-        update={
-            "components": {
-                **wanted.components,
-                "flannel": flannel.model_copy(update={"gomod": build}),
-            }
-        }
-    )
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        ("flannel.gomod.tags", ["netgo"], "flannel 0.28.9: tags differ"),
+        ("flannel.gomod.note", "other", "flannel 0.28.9: note differ"),
+        ("crictl.gomod.ldflags", [], "crictl 1.36.0: ldflags differ"),
+        ("runc.gomod.cgo", False, "runc 1.4.3: cgo differ"),
+        ("runc.gomod.c_libraries", {}, "runc 1.4.3: c_libraries differ"),
+        ("etcd.gomod.packages.etcd", "x", "etcd 3.6.14: packages differ"),
+        ("coredns.gomod.module", "x", "coredns 1.14.7: module differ"),
+        ("pause.gomod.module_version", "v1.36.3", "pause 3.10.2: version differ"),
+        ("pause.gomod.c_programs.pause.cflags", ["-O0"], "pause 3.10.2: c_programs differ"),
+        ("pause.images", [], "pause 3.10.2: images differ"),
+        ("etcd.upstream.url", "https://host/x", "etcd 3.6.14: the amd64 artefact is not"),
+        ("etcd.upstream.files", {"etcd": "etcd"},
+         "etcd 3.6.14: files of the amd64 artefact differ"),
+        ("etcd.upstream", None, "etcd 3.6.14: upstream is locked, not wanted"),
+        ("ca-certificates.deb.files", {"a.crt": "./x"},
+         "ca-certificates 20250419: files of Debian's amd64 file differ"),
+        ("ca-certificates.deb.package", "other",
+         "ca-certificates 20250419: Debian's amd64 file is not"),
+        ("ca-certificates.deb.suite", "sid",
+         "ca-certificates 20250419: Debian's amd64 file is not"),
+        ("libseccomp.deb.file", "libseccomp_{version}.debian.tar.xz",
+         "libseccomp 2.6.0: Debian's amd64 file is not"),
+        ("libseccomp.deb", None, "libseccomp 2.6.0: deb is locked, not wanted"),
+        ("toolchains.go", "1.99.9", "go 1.99.9 is wanted"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)  # fmt: skip
+def test_an_edit_of_components_yaml_is_said(at: str, value: object, said: str) -> None:
+    data = yaml.safe_load(COMPONENTS_FILE.read_text())
+    *parents, key = at.split(".")
+    place = data if parents[0] == "toolchains" else data["components"]
+    for parent in parents:
+        place = place[parent]
+    assert key in place
+    place[key] = value
 
-    problems = check_lock(real_lock(), changed, gomodules_dir=GOMODULES_DIR)
+    problems = check_lock(real_lock(), Components.model_validate(data), gomodules_dir=GOMODULES_DIR)
 
-    assert [p.what for p in problems] == ["flannel 0.28.9: tags differ from components.yaml"]
+    assert said in [p.what[: len(said)] for p in problems]
+    assert {p.hint for p in problems} == {"run `kubekiln lock update`"}
+
+
+def test_a_file_that_is_no_longer_wanted_of_upstream_is_said() -> None:
+    data = yaml.safe_load(COMPONENTS_FILE.read_text())
+    del data["components"]["kubernetes"]["upstream"]["files"]["kubeadm"]
+
+    problems = check_lock(real_lock(), Components.model_validate(data), gomodules_dir=GOMODULES_DIR)
+
+    locked = real_lock().components["kubernetes"]
+    assert len(problems) == sum(len(release.upstream) for release in locked.values()) > 0
 
 
 def test_missing_go_modules_are_said(tmp_path: Path) -> None:

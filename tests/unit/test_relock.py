@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 
 from kubekiln.errors import ConfigError, IntegrityError
-from pipeline.components import Changelog, Signature, WantedArtefact, WantedDebian
-from pipeline.lock import Artefact, Proof
+from pipeline.components import (
+    Changelog,
+    Signature,
+    WantedArtefact,
+    WantedComponent,
+    WantedDebian,
+)
+from pipeline.lock import Artefact, DebianFile, Proof, Release
 from pipeline.relock.debian import DebianIndex
 from pipeline.relock.gomod import unknown_to_sumdb
 from pipeline.relock.openpgp import check_detached, dearmor
+from pipeline.relock.update import Options, _Updater
 from pipeline.relock.upstream import find_checksum, from_changelog, resolve_upstream
 from pipeline.sources.provider import Unreachable
 from tests.support.file_server import Site, serving
@@ -233,6 +240,29 @@ def test_a_package_list_that_is_not_the_signed_one_is_refused(site: Site, tmp_pa
 
     with pytest.raises(IntegrityError, match="not the one in the signed index"):
         index.resolve(CA, "20250419", "amd64")
+
+
+def test_a_debian_pin_is_kept_for_as_long_as_the_same_file_is_wanted(tmp_path: Path) -> None:
+    pinned = DebianFile(
+        path="pool/main/c/ca-certificates/ca-certificates_1_all.deb", sha256="2" * 64,
+        files={"old": "."}, proof=Proof(kind="apt-index", evidence="index of trixie/main, signed"),
+    )  # fmt: skip
+    new = pinned.model_copy(update={"sha256": "4" * 64})
+
+    class Index(DebianIndex):
+        def resolve(self, *_: object) -> DebianFile:
+            return new
+
+    updater = _Updater(Options(), tmp_path, [], index=Index("http://mirror", tmp_path))
+    previous = Release(deb={"amd64": (pinned,), "arm64": (pinned,)})
+
+    def pin(**changes: Any) -> DebianFile:
+        wanted = WantedComponent(versions=("1",), deb=CA.model_copy(update=changes))
+        return updater.release("ca-certificates", "1", wanted, previous).deb["amd64"][0]
+
+    assert pin(files={"new": "."}) == pinned.model_copy(update={"files": {"new": "."}})
+    assert pin(package="other") == new
+    assert pin(suite="sid") == new
 
 
 LOOKUP = "reading https://proxy.example/sumdb/sums.example/lookup"
