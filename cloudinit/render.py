@@ -97,7 +97,9 @@ def _complete(cluster: Cluster, state: State, new_tokens: Collection[str]) -> No
 
 def check_state(cluster: Cluster, project: Project) -> None:
     """Raise what rendering would because of the cluster's state; writes nothing."""
-    if open_state(cluster, project).is_new:
+    state = open_state(cluster, project)
+    state.check()
+    if state.is_new:
         _refuse_orphans(cluster, project)
 
 

@@ -90,6 +90,7 @@ class State:
 
         Processes that render nodes side by side would else make each one of their own.
         """
+        self.check()
         if self._is_changed:
             self._seal.prepare()
         for name in AUTHORITIES:
@@ -100,6 +101,13 @@ class State:
         if self._document.tokens != wanted:
             self._document.tokens, self._is_changed = wanted, True
         self._is_complete = True
+
+    def check(self) -> None:
+        """Raise what rendering would because of what is in the state; writes nothing."""
+        self._seal.refuse_decrypting(self._document.sealed_for, where=self.directory)
+        for name in AUTHORITIES:
+            if name in self._document.authorities:
+                self._issuer(name)
 
     def authority(self, name: str) -> KeyPair:
         """Give a certificate authority, one of AUTHORITIES, or DELIVERY."""
@@ -203,6 +211,8 @@ class State:
 
     def notes(self) -> Iterator[str]:
         """Say what is to be known of the state by whoever renders from it."""
+        if not self.is_new:
+            yield from self._seal.change(self._document.sealed_for)
         for name in self._issuers:
             certificate, days = self.authority(name).certificate, self.config.leaf_days
             title = self._title(name)

@@ -17,6 +17,10 @@ class Encryption(Model):
     passphrase: bool = False
     """Whether a passphrase opens it instead, asked for on the terminal; opening takes seconds."""
 
+    decrypt: bool = False
+    """Whether a state that is encrypted is to rest in the clear again. Leaving out the other two
+    isn't enough: rendering refuses."""
+
     @model_validator(mode="after")
     def _one_of_both(self) -> Encryption:
         if self.passphrase and self.recipients:
@@ -24,6 +28,12 @@ class Encryption(Model):
                 "recipients and passphrase are both given",
                 hint="age takes a passphrase alone: leave out one of them",
                 at=("passphrase",),
+            )
+        if self.decrypt and (self.passphrase or self.recipients):
+            raise invalid(
+                "decrypt is given beside what the state is to be encrypted for",
+                hint="leave out one of them",
+                at=("decrypt",),
             )
         return self
 

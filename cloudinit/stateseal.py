@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ class Seal:
     def __init__(self, encryption: Encryption, *, cluster: str) -> None:
         self._recipients = encryption.recipients
         self._wants_passphrase = encryption.passphrase
+        self._may_decrypt = encryption.decrypt
         self._cluster = cluster
         self._known: Secret | None = None
 
@@ -40,6 +41,24 @@ class Seal:
     def sealed_for(self) -> tuple[str, ...]:
         """Who is to be able to open it, as the configuration says."""
         return (PASSPHRASE,) if self._wants_passphrase else tuple(sorted(self._recipients))
+
+    def refuse_decrypting(self, before: Sequence[str], *, where: Path) -> None:
+        """Raise StateError if the state would rest in the clear only as nothing is said of it."""
+        if before and not self.sealed_for and not self._may_decrypt:
+            raise StateError(
+                f"the state of cluster {self._cluster} is encrypted, and its config says nothing "
+                f"of that: it would rest in the clear (now: {_described(before)})",
+                where=str(where),
+                hint="write `state.encryption` as it was; or `decrypt: true` there, if you mean it",
+            )
+
+    def change(self, before: Sequence[str]) -> Iterator[str]:
+        """Say so if others are to be able to open it than before."""
+        if tuple(before) != self.sealed_for:
+            yield (
+                f"the state of cluster {self._cluster} is now {_described(self.sealed_for)}; "
+                f"it was {_described(before)}"
+            )
 
     def prepare(self) -> None:
         """Ask now for what `close` will need: later there is a progress display in the way."""
@@ -133,6 +152,12 @@ def read_identities(path: Path) -> Sequence[x25519.Identity]:
             hint=f"a line of it begins with {_IDENTITY}; `age-keygen` makes one",
         )
     return found
+
+
+def _described(sealed_for: Sequence[str]) -> str:
+    if PASSPHRASE in sealed_for:
+        return "encrypted by a passphrase"
+    return f"encrypted for {', '.join(sealed_for)}" if sealed_for else "in the clear"
 
 
 def _read_private(path: Path, what: str) -> str:

@@ -11,6 +11,7 @@ import pyrage
 import pytest
 
 from cloudinit import stateseal
+from cloudinit.render import check_state
 from cloudinit.rules import load_cluster
 from cloudinit.state import StateError
 from cloudinit.statefile import decode
@@ -76,10 +77,41 @@ def test_sealing_and_unsealing_change_no_node(
 
     render(tmp_path, state=sealed(identity))
     assert build_of(tmp_path) == nodes
-    render(tmp_path)
+    render(tmp_path, state={"encryption": {"decrypt": True}})
 
     assert build_of(tmp_path) == nodes
     assert state_of(tmp_path) == clear
+
+
+def test_leaving_out_encryption_decrypts_nothing(
+    tmp_path: Path, identity: Any, key_file: Path
+) -> None:
+    render(tmp_path, state=sealed(identity))
+    before = snapshot(tmp_path)
+
+    with pytest.raises(StateError, match="is encrypted, and its config says nothing") as error:
+        render(tmp_path)
+    with pytest.raises(StateError, match="is encrypted, and its config says nothing"):
+        check_state(make_cluster(), make_project(tmp_path))
+
+    assert "decrypt: true" in str(error.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_rendering_says_who_can_open_the_state_from_then_on(
+    tmp_path: Path, identity: Any, key_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    render(tmp_path)
+    render(tmp_path)
+    assert "the state of" not in capsys.readouterr().err
+
+    render(tmp_path, state=sealed(identity))
+    said = f"is now encrypted for {identity.to_public()}; it was in the clear"
+    assert said in capsys.readouterr().err
+    render(tmp_path, state=sealed(identity))
+    assert "the state of" not in capsys.readouterr().err
+    render(tmp_path, state={"encryption": {"decrypt": True}})
+    assert "is now in the clear; it was encrypted" in capsys.readouterr().err
 
 
 def test_a_sealed_state_that_did_not_change_is_not_written_again(
@@ -242,6 +274,13 @@ def test_a_wrong_recipient_is_reported_at_its_line(tmp_path: Path) -> None:
         load_cluster(str(path), project)
 
     assert "(state.encryption.recipients[0])" in str(error.value)
+
+
+def test_a_state_is_not_encrypted_and_decrypted_at_once(identity: Any) -> None:
+    encryption = {"decrypt": True, **sealed(identity)["encryption"]}
+
+    with pytest.raises(pydantic.ValidationError, match="decrypt is given beside"):
+        make_cluster(state={"encryption": encryption})
 
 
 def test_recipients_and_passphrase_exclude_each_other(identity: Any) -> None:
