@@ -51,7 +51,7 @@ def _address(value: object) -> object:
         raise invalid(f"{value} is not an address", hint="write it as 10.80.0.11 or fd00:80::11")
     if not isinstance(value, str):
         return value
-    if not _is_plain_address(value):
+    if not is_plain_address(value):
         raise invalid(f"{value!r} is not an address", hint="write it as 10.80.0.11 or fd00:80::11")
     return ip_address(value)
 
@@ -61,7 +61,7 @@ def _interface(value: object) -> object:
         return value
     address, _, length = str(value).partition("/")
     try:
-        if _is_plain_address(address) and length:
+        if is_plain_address(address) and length:
             return ip_interface(str(value))
     except ValueError:
         pass
@@ -71,7 +71,8 @@ def _interface(value: object) -> object:
     )
 
 
-def _is_plain_address(value: str) -> bool:
+def is_plain_address(value: str) -> bool:
+    """Tell whether a text is an address that means the same on every machine."""
     try:
         ip_address(value)
     except ValueError:
@@ -82,7 +83,7 @@ def _is_plain_address(value: str) -> bool:
 
 def _alternative_name(value: object) -> object:
     """Take what a certificate can name, in the form that kubeadm takes, too."""
-    if isinstance(value, str) and not (_is_plain_address(value) or _is_dns_name(value)):
+    if isinstance(value, str) and not (is_plain_address(value) or is_dns_name(value)):
         raise invalid(
             f"{value!r} is neither a DNS name nor an address",
             hint="name or address alone, no capitals; the port is api.port",
@@ -90,7 +91,8 @@ def _alternative_name(value: object) -> object:
     return value
 
 
-def _is_dns_name(value: str) -> bool:
+def is_dns_name(value: str) -> bool:
+    """Tell whether a text is a DNS name, or all names below one (`*.`)."""
     labels = value.removeprefix("*.").split(".")
     # No domain of the top is a number: 10.80.0.256 is an address that is wrong.
     return (

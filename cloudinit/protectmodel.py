@@ -8,15 +8,22 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from cloudinit.modeltypes import is_dns_name, is_plain_address
 from kubekiln.config import Model, invalid
 
 ProtectName = Literal["none", "age", "url"]
-_URL = re.compile(r"https://(\[[0-9a-fA-F:]+\]|[a-z0-9]([-a-z0-9.]*[a-z0-9])?):(?P<port>\d+)/?")
+_URL = re.compile(r"https://(\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[-a-z0-9.]+)):(?P<port>\d+)/?")
+
+
+def _is_host(found: re.Match[str]) -> bool:
+    if found["ipv6"]:
+        return ":" in found["ipv6"] and is_plain_address(found["ipv6"])
+    return is_plain_address(found["name"]) or is_dns_name(found["name"])
 
 
 def _server(value: str) -> str:
     found = _URL.fullmatch(value)
-    if not found or not 0 < int(found["port"]) < 65536:
+    if not found or not _is_host(found) or not 0 < int(found["port"]) < 65536:
         raise invalid(
             f"{value!r} is not https://HOST:PORT",
             hint="where the nodes reach `kubekiln serve`, such as https://10.80.0.5:8443",

@@ -50,6 +50,22 @@ def dual(*, nodes: list[dict[str, Any]] | None = None, **network: Any) -> dict[s
 
 TWO = [*cluster_data()["nodes"], node()]
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a server of no address in brackets": (
+        {"userdata": {"protect": "url", "server": "https://[fd00::1::2]:8443"}},
+        "is not https://HOST:PORT",
+    ),
+    "a server of IPv4 in brackets": (
+        {"userdata": {"protect": "url", "server": "https://[10.80.0.5]:8443"}},
+        "is not https://HOST:PORT",
+    ),
+    "a server of an address that is none": (
+        {"userdata": {"protect": "url", "server": "https://10.80.0.256:8443"}},
+        "is not https://HOST:PORT",
+    ),
+    "a server of a name with an empty label": (
+        {"userdata": {"protect": "url", "server": "https://kiln..example:8443"}},
+        "is not https://HOST:PORT",
+    ),
     "a static address where the platform gives the network": (
         {"datasource": "ec2"},
         "addressing static with datasource ec2",
