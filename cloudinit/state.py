@@ -26,7 +26,7 @@ from cloudinit.statefile import Document, Leaf, StateError
 from cloudinit.statelegacy import read_legacy, remove_legacy
 from cloudinit.statemodel import Encryption
 from cloudinit.stateseal import Seal
-from kubekiln.files import make_dir, remove_temporaries, write_atomic
+from kubekiln.files import is_there, make_dir, read_private, remove_temporaries, write_atomic
 from kubekiln.secret import Secret
 
 __all__ = ["AUTHORITIES", "State", "StateError"]
@@ -74,8 +74,8 @@ class State:
         """
         seal = Seal(encryption or Encryption(), cluster=cluster)
         path = directory / statefile.NAME
-        if path.exists():
-            content = seal.open(path.read_bytes(), path=path)
+        if is_there(path):
+            content = seal.open(read_private(path), path=path)
             document = statefile.decode(content, path=path, cluster=cluster)
             changed = document.sealed_for != seal.sealed_for
             return cls(directory, cluster, config, now, False, document, seal, changed)

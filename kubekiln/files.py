@@ -87,6 +87,43 @@ def existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a file or directory is there; raises StorageError if we may not know.
+
+    `Path.exists` raises or says no, by Python's version; `Path.glob` leaves out.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as error:
+        raise _unreadable(path) from error
+    return True
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file that may be another user's: then raises StorageError."""
+    try:
+        return path.read_bytes()
+    except PermissionError as error:
+        raise _unreadable(path) from error
+
+
+def list_dir(path: Path) -> list[Path]:
+    """List a directory that may be another user's: then raises StorageError."""
+    try:
+        return sorted(path.iterdir())
+    except PermissionError as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> StorageError:
+    return StorageError(
+        f"cannot read {path}: {os.strerror(errno.EACCES)}",
+        hint="it belongs to another user, such as root: run kubekiln as the one who rendered",
+    )
+
+
 def make_dir(path: Path, *, mode: int = 0o755) -> Path:
     """Make a directory and its parents; `mode` applies to the last one, also if it exists."""
     with storage_errors(path):

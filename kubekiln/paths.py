@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubekiln.errors import ConfigError
+from kubekiln.files import is_there
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Project:
         path = self.configs_dir / kind / f"{name}.yaml"
         if path.is_file():
             return path
-        if kind == "clusters" and self.profile_path(name).is_file():
+        if kind == "clusters" and is_there(self.profile_path(name)):
             return self.profile_path(name)
         known = self.config_names(kind)
         raise ConfigError(

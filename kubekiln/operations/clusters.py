@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubekiln.errors import ConfigError
-from kubekiln.files import locked
+from kubekiln.files import is_there, list_dir, locked
 from kubekiln.paths import Project, is_path
 from kubekiln.progress import waits
 
@@ -93,17 +93,26 @@ def which_cluster(project: Project, given: str | None, *, usage: str) -> str | N
 def find_kubeconfig(project: Project, cluster: str | None, *, usage: str) -> Path:
     """Find the admin's kubeconfig of a cluster; raises ConfigError if it can't be told which."""
     cluster = which_cluster(project, cluster, usage=usage)
+    # First without `glob`, which leaves out what it may not read.
+    if cluster is not None and is_there(path := project.state_dir / cluster / KUBECONFIG):
+        return path
     known = {path.parent.name: path for path in sorted(project.state_dir.glob(f"*/{KUBECONFIG}"))}
     if cluster is None and len(known) == 1:
         return next(iter(known.values()))
-    if cluster in known:
-        return known[cluster]
+    if cluster is None and not known and is_there(project.state_dir):
+        _refuse_unreadable(project.state_dir)
     names = ", ".join(known)
     if cluster is None and known:
         raise ConfigError("which cluster?", hint=f"{usage}, of: {names}")
     hint = f"there are: {names}" if known else "`kubekiln up` makes one"
     raise ConfigError(f"no cluster named {cluster!r} was rendered" if cluster else "no cluster yet",
                       hint=hint)  # fmt: skip
+
+
+def _refuse_unreadable(state_dir: Path) -> None:
+    """Raise StorageError if there are clusters whose state is another user's."""
+    for directory in list_dir(state_dir):
+        is_there(directory / KUBECONFIG)
 
 
 def _load(project: Project, name: str) -> Cluster | None:

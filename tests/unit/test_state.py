@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from cloudinit import render as rendering
 from cloudinit.pki import LeafSpec, validity
 from cloudinit.state import StateError
 from cloudinit.statefile import Document, decode, encode
-from kubekiln.errors import ConfigError
+from kubekiln.errors import ConfigError, StorageError
+from kubekiln.operations.clusters import find_kubeconfig
 from tests.support.clusters import NOW, make_cluster, make_project, make_state, render, snapshot
 
 
@@ -260,6 +263,39 @@ def test_rendering_removes_its_own_temporaries_and_nobody_elses_files(tmp_path: 
 
     left = sorted(p.name for p in directory.glob(".*"))
     assert left == [".git", ".gitignore", ".state.swp"]
+
+
+@pytest.mark.parametrize("foreign", ["state", "state/lab"])
+def test_a_state_of_another_user_is_named_and_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreign: str
+) -> None:
+    render(tmp_path)
+    project, closed = make_project(tmp_path), tmp_path / foreign
+    stat, iterdir = Path.stat, Path.iterdir
+
+    # Tests may run as root, to whom nothing is closed.
+    def stat_as_other(path: Path, **options: bool) -> os.stat_result:
+        if closed in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    def list_as_other(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "stat", stat_as_other)
+    monkeypatch.setattr(Path, "iterdir", list_as_other)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+
+    for ask in (
+        lambda: rendering.open_state(make_cluster(), project),
+        lambda: find_kubeconfig(project, "lab", usage="…"),
+        lambda: find_kubeconfig(project, None, usage="…"),
+    ):
+        with pytest.raises(StorageError, match=f"cannot read {closed}") as error:
+            ask()
+        assert "another user" in str(error.value)
 
 
 def test_a_wrong_config_writes_nothing(tmp_path: Path) -> None:
