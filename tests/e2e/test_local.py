@@ -13,6 +13,7 @@ import signal
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from kubekiln.operations.wait import ready_names
 from kubekiln.process import Command, run, spawn
 from pipeline.lock import Image
 from pipeline.sources.compose import compose_image
+from pipeline.targets.nspawn import NspawnTarget
 from tests.e2e.conftest import BOOT_S, Lab, Running
 from tests.support.waiting import until
 
@@ -30,7 +32,8 @@ pytestmark = [
     pytest.mark.timeout(2 * BOOT_S),
 ]  # fmt: skip
 
-NAME, NODES = "handy", ["handy-master-1", "handy-worker-1"]
+NAME, NODES, LATER = "handy", ["handy-master-1", "handy-worker-1"], "handy-worker-2"
+HEALTH = f"/api/v1/nodes/{LATER}/proxy/healthz"
 OWN_IMAGE = "docker.io/library/mine:1"
 ADDON = """\
 apiVersion: v1
@@ -46,6 +49,38 @@ POD = {
         "restartPolicy": "Never",
         "containers": [{"name": "mine", "image": "mine:1", "imagePullPolicy": "Never"}],
     },
+}
+# Runs on the machine that came later, of what each image holds.
+LATE_POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "late"},
+    "spec": {
+        "nodeName": LATER,
+        "restartPolicy": "Never",
+        "containers": [
+            {
+                "name": "late",
+                "image": "registry.k8s.io/pause:3.10.2",
+                "imagePullPolicy": "Never",
+                "command": ["/pause", "-v"],
+            }
+        ],
+    },
+}
+# Who may do what with the list of nodes.
+RIGHTS = {
+    "approver": ("get", "kubekiln:csr-approver", "kubekiln:nobody", "yes"),
+    "approver writes": ("update", "kubekiln:csr-approver", "kubekiln:nobody", "no"),
+    "node": ("get", f"system:node:{LATER}", "system:nodes", "no"),
+    "node writes": ("patch", f"system:node:{LATER}", "system:nodes", "no"),
+    "pool's token": ("get", "system:bootstrap:1", "system:bootstrappers:kubekiln:p", "no"),
+    "pool's token writes": (
+        "create",
+        "system:bootstrap:1",
+        "system:bootstrappers:kubekiln:p",
+        "no",
+    ),
 }
 
 
@@ -115,6 +150,58 @@ def test_a_tunnel_leads_to_a_service_and_ends_well(handy: Running, tmp_path: Pat
 
         os.kill(child.pid, signal.SIGINT)
         assert child.wait(30) == 0
+
+
+def traces(handy: Running, name: str) -> tuple[object, ...]:
+    """Tell what a machine that is replaced, booted again or given something would show."""
+    machine = handy.lab.machine(NAME, name)
+    seed = [path.read_bytes() for path in sorted(machine.seed_dir.iterdir())]
+    uid = handy.kubectl("get", f"node/{name}", "--output=jsonpath={.metadata.uid}").text
+    return NspawnTarget().status(machine).pid, seed, uid
+
+
+def test_a_worker_that_is_declared_later_is_reached_and_no_other_machine_is_touched(
+    handy: Running, tmp_path: Path
+) -> None:
+    path = handy.lab.project.profile_path(NAME)
+    config = yaml.safe_load(path.read_text())
+    worker = config["nodes"][-1]
+    address = str(ip_address(worker["address"]) + 1)
+    config["nodes"].append({**worker, "name": LATER, "address": address})
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    before = [traces(handy, name) for name in NODES]
+
+    handy.lab.kubekiln("cluster", "render", NAME)
+    applied = handy.lab.kubekiln("cluster", "nodes", NAME, "--apply").text
+    said = handy.lab.kubekiln("up", NAME, "--timeout", str(BOOT_S))
+
+    assert "configmap/kubekiln-nodes serverside-applied" in applied
+    assert f"Booting {LATER}" in said.stderr.decode()
+    nodes = json.loads(handy.kubectl("get", "nodes", "--output=json").stdout)
+    assert ready_names(nodes) == {*NODES, LATER}
+    until(
+        lambda: handy.kubectl("get", f"--raw={HEALTH}", check=False).text == "ok",
+        what=f"the kubelet of {LATER} answers the API", timeout_s=60,
+    )  # fmt: skip
+    (tmp_path / "late.yaml").write_text(yaml.safe_dump(LATE_POD))
+    handy.kubectl("apply", "--filename", str(tmp_path / "late.yaml"))
+    until(
+        lambda: b"pause" in handy.kubectl("logs", "late", check=False).stdout,
+        what="the words of a pod on it", timeout_s=60,
+    )  # fmt: skip
+    assert [traces(handy, name) for name in NODES] == before
+
+
+def test_only_administrators_say_which_nodes_there_are(handy: Running) -> None:
+    answers = {}
+    for case, (verb, user, group, _) in RIGHTS.items():
+        said = handy.kubectl(
+            "auth", "can-i", verb, "configmaps/kubekiln-nodes", "--namespace=kube-system",
+            f"--as={user}", f"--as-group={group}", check=False,
+        )  # fmt: skip
+        answers[case] = said.text.split(" - ")[0]
+
+    assert answers == {case: answer for case, (*_, answer) in RIGHTS.items()}
 
 
 def test_the_context_is_in_the_users_kubeconfig_until_down(handy: Running) -> None:
