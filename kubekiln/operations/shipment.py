@@ -37,6 +37,9 @@ _CHANNEL_OF: Mapping[str, DatasourceName] = {
     "vsphere": "vsphere",
 }
 
+# Platforms that give a machine its key to encrypted user-data, by another way than that.
+_CARRY_KEYS = frozenset({"libvirt"})
+
 
 @dataclass(frozen=True)
 class PlatformDestination:
@@ -61,13 +64,8 @@ class PlatformDestination:
         self.delivery.check_nodes(specs, image)
         if note := exposure(plan.cluster):
             say(note)
-        if plan.cluster.userdata.protect == "age":
-            keys = self.delivery.project.keys_dir / plan.cluster.name
-            say(
-                f"note: target {self.name} doesn't carry the keys to the user-data. Attach "
-                f"{keys}/NODE/key.iso to each machine (docs/secrets.md) and start it again: until "
-                "then it waits"
-            )
+        if note := self._left_to_do(plan.cluster):
+            say(note)
         return self.delivery.boot(specs, self.delivery.upload(image))
 
     def instances(self, cluster: str | None = None) -> Sequence[Instance]:
@@ -85,6 +83,17 @@ class PlatformDestination:
     def destroy(self, cluster: str, nodes: Collection[str] = ()) -> Sequence[str]:
         """Remove machines, also those whose making nobody heard of."""
         return self.delivery.destroy(cluster, nodes)
+
+    def _left_to_do(self, cluster: Cluster) -> str | None:
+        """Say what `boot` doesn't do for machines whose user-data is encrypted, if anything."""
+        platform = self.delivery.platform.type
+        if cluster.userdata.protect != "age" or platform in _CARRY_KEYS:
+            return None
+        keys = self.delivery.project.keys_dir / cluster.name
+        return (
+            f"note: {platform} doesn't carry the keys to the user-data. Attach {keys}/NODE/key.iso "
+            "to each machine as a CD and start it again: until then it stays off (docs/secrets.md)"
+        )
 
     def _plan(self, cluster: str) -> Plan:
         plan = plan_of(self.delivery.project, cluster, self.delivery)

@@ -11,17 +11,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kubekiln.errors import KubekilnError, Problem
 from pipeline.targets.libvirt_checks import find_problems, host_of, refusals
-from pipeline.targets.libvirt_connection import LOG_HINT, Connection, libvirt_module
-from pipeline.targets.libvirt_domain import Files, domain_xml, empty_drive_xml
+from pipeline.targets.libvirt_connection import LOG_HINT, Connection, libvirt_module, none_if
+from pipeline.targets.libvirt_domain import (
+    KEY_DRIVE,
+    SEED_DRIVE,
+    Files,
+    domain_xml,
+    empty_drive_xml,
+)
 from pipeline.targets.libvirt_images import drop_image, find_image, image_volume, upload_image
 from pipeline.targets.libvirt_machines import (
     CONSOLE,
     DISK,
     ETCD_DISK,
+    KEY,
     SEED,
     change,
     drop_volumes,
@@ -155,11 +163,13 @@ class LibvirtPlatform:
         return b"".join(parts).decode(errors="replace")
 
     def forget_user_data(self, instance: Instance) -> None:
-        """Take the seed out of the drive, and remove it."""
+        """Take the seed, and the key to it, out of their drives, and remove them."""
         with self._pool(f"take the seed out of {instance.id}", instance) as (connection, pool):
             domain = find_domain(connection, instance.cluster, instance.node, instance.id)
-            if domain is not None:
-                change(domain, empty_drive_xml())
+            drives = (SEED_DRIVE, KEY_DRIVE) if "key_pool" in instance.extra else (SEED_DRIVE,)
+            for drive in drives if domain is not None else ():
+                change(domain, empty_drive_xml(drive))
+            self._drop_key(connection, instance.cluster, instance.node, instance)
             drop_volume(pool, volume_prefix(instance.cluster, instance.node) + SEED)
 
     def delete(self, instance: Instance) -> None:
@@ -170,6 +180,7 @@ class LibvirtPlatform:
                 end(domain)
             # A clone by hand has the same tags, under another name, and other volumes.
             if instance.id == f"{instance.cluster}-{instance.node}":
+                self._drop_key(connection, instance.cluster, instance.node, instance)
                 drop_volumes(pool, instance.cluster, instance.node)
 
     @contextlib.contextmanager
@@ -187,6 +198,7 @@ class LibvirtPlatform:
                 f"{image.id} is not in storage pool {pool.name()} any more",
                 hint="`kubekiln upload` brings it there",
             )
+        self._drop_key(connection, spec.cluster, spec.node)
         drop_volumes(pool, spec.cluster, spec.node)
         prefix = volume_prefix(spec.cluster, spec.node)
         disk = make_layer(pool, prefix + DISK, on=base, size=spec.disk_gib * _GIB)
@@ -201,11 +213,32 @@ class LibvirtPlatform:
             "cluster": spec.cluster, "node": spec.node, "payload": spec.payload,
             "image": image.name, "pool": pool.name(), "addresses": " ".join(spec.addresses),
         }  # fmt: skip
+        if spec.key_dir:
+            files = replace(files, key=self._send_key(connection, prefix, spec.key_dir))
+            tags["key_pool"] = self._settings.pool_of_keys
         xml = domain_xml(spec, self._settings, files, host_of(connection, self._settings), tags)
         domain = connection.defineXMLFlags(xml, libvirt_module().VIR_DOMAIN_DEFINE_VALIDATE)
         if self._settings.autostart:
             domain.setAutostart(1)
         return domain
+
+    def _send_key(self, connection: Any, prefix: str, key_dir: Path) -> str:
+        """Put the CD with a machine's key into its pool: after what is in the other one, by which
+        a half-made machine is found."""
+        keys = connection.storagePoolLookupByName(self._settings.pool_of_keys)
+        key = make_empty(keys, prefix + KEY)
+        send_bytes(connection, key, (key_dir / "key.iso").read_bytes())
+        return str(key.path())
+
+    def _drop_key(
+        self, connection: Any, cluster: str, node: str, of: Instance | None = None
+    ) -> None:
+        """Remove the CD with a machine's key; fine if it, or its pool, is gone."""
+        name = (of.extra if of else {}).get("key_pool", self._settings.pool_of_keys)
+        missing = ("VIR_ERR_NO_STORAGE_POOL",)
+        keys = none_if(missing, lambda: connection.storagePoolLookupByName(name))
+        if keys is not None:
+            drop_volume(keys, volume_prefix(cluster, node) + KEY)
 
 
 def connect(settings: Settings) -> LibvirtPlatform:

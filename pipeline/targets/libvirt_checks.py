@@ -27,7 +27,8 @@ def find_problems(connection: Any, settings: Settings) -> Iterator[Problem]:
         return
     if settings.accelerator == "kvm" and not offers_kvm(connection.getCapabilities()):
         yield Problem("the daemon offers no KVM", where, "may it open /dev/kvm of its host?")
-    yield from _pool_problems(connection, settings.pool, where)
+    for pool in sorted({settings.pool, settings.pool_of_keys}):
+        yield from _pool_problems(connection, pool, where)
     for network in settings.networks:
         if network.network:
             yield from _network_problems(connection, network.network, where)

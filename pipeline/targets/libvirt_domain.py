@@ -24,6 +24,7 @@ _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _QEMU_MAJOR = 1_000_000
 # Of q35's root bus: libvirt fills it from below, and QEMU's own devices are above.
 _SLOT = 0x10
+SEED_DRIVE, KEY_DRIVE = "sda", "sdb"
 ET.register_namespace("kubekiln", TAGS)
 ET.register_namespace("qemu", _QEMU)
 
@@ -36,6 +37,9 @@ class Files:
     seed: str
     console: str
     etcd_disk: str | None = None
+    key: str | None = None
+    """A CD with the key to the user-data, if that is encrypted. Not as SMBIOS string: every user of
+    the host reads those, in QEMU's arguments and by a read-only connection (`virsh -r dumpxml`)."""
 
 
 @dataclass(frozen=True)
@@ -126,22 +130,25 @@ def _add_disks(devices: ET.Element, settings: Settings, files: Files) -> None:
     _add(_add_disk(devices, settings, files.disk, "vda"), "boot", order="1")
     if files.etcd_disk:
         _add_disk(devices, settings, files.etcd_disk, "vdb")
-    devices.append(_drive(files.seed))
+    devices.append(_drive(files.seed, SEED_DRIVE))
+    if files.key:
+        # Who removed the file by hand still has a machine that starts: it needs the key only once.
+        devices.append(_drive(files.key, KEY_DRIVE, startupPolicy="optional"))
     _add(devices, "controller", type="scsi", index="0", model="virtio-scsi")
 
 
-def empty_drive_xml() -> str:
-    """Describe the seed's drive without a seed in it."""
-    return ET.tostring(_drive(None), encoding="unicode")
+def empty_drive_xml(name: str) -> str:
+    """Describe a drive without a CD in it."""
+    return ET.tostring(_drive(None, name), encoding="unicode")
 
 
-def _drive(seed: str | None) -> ET.Element:
+def _drive(path: str | None, name: str, **source: str) -> ET.Element:
     # Not SATA, q35's own: Debian 12's cloud kernel has no AHCI driver.
     drive = ET.Element("disk", type="file", device="cdrom")
     _add(drive, "driver", name="qemu", type="raw")
-    if seed:
-        _add(drive, "source", file=seed)
-    _add(drive, "target", dev="sda", bus="scsi")
+    if path:
+        _add(drive, "source", None, file=path, **source)
+    _add(drive, "target", dev=name, bus="scsi")
     _add(drive, "readonly")
     return drive
 

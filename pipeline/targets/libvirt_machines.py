@@ -13,10 +13,11 @@ from pipeline.targets.libvirt_domain import TAGS, tags_of
 from pipeline.targets.libvirt_volumes import drop_volume, find_volume, is_blank, volume_names
 from pipeline.targets.platform import Instance, InstanceSpec, InstanceState
 
-DISK, ETCD_DISK, SEED, CONSOLE = "disk.qcow2", "etcd.qcow2", "seed.iso", "console.log"
+DISK, ETCD_DISK, CONSOLE = "disk.qcow2", "etcd.qcow2", "console.log"
+SEED, KEY = "seed.iso", "key.iso"
 # virtlogd begins a new console.log after 2 MiB, and keeps the old ones as console.log.0 and so on.
 _OURS = re.compile(
-    r"kubekiln_([a-z0-9-]+)_([a-z0-9-]+)_((disk|etcd)\.qcow2|seed\.iso|console\.log.*)"
+    r"kubekiln_([a-z0-9-]+)_([a-z0-9-]+)_((disk|etcd)\.qcow2|(seed|key)\.iso|console\.log.*)"
 )
 
 # A state of libvirt's → ours, and a word about it. None is `failed`: that is removed and made anew,
@@ -59,7 +60,7 @@ def instance_of(domain: Any) -> Instance | None:
         state=ours,
         addresses=tuple(tags["addresses"].split()),
         detail=detail,
-        extra={"pool": tags["pool"]},
+        extra={name: tags[name] for name in ("pool", "key_pool") if name in tags},
     )
 
 

@@ -74,6 +74,10 @@ class Settings(TargetSettings):
     then `uri_default` of its libvirt.conf."""
     pool: str = "default"
     """Storage pool, of files (dir, fs, netfs), for images, disks, seeds and consoles."""
+    key_pool: str | None = None
+    """Storage pool, of files, for CDs with keys to encrypted user-data (`userdata.protect: age`);
+    `pool` if not given. Whoever reads the pool of the seeds reads the keys then, so name one that
+    is backed up, exported or read by fewer."""
     networks: tuple[Network, ...] = Field(min_length=1)
     """What the machines' cards are plugged into; the first one is for the node network, the others
     for the nodes' `nics`, in their order."""
@@ -89,6 +93,11 @@ class Settings(TargetSettings):
     fast, and loses what etcd was promised when the host loses its power: for tests."""
     autostart: bool = False
     """Whether the daemon starts the machines when it starts, as after a reboot of the host."""
+
+    @property
+    def pool_of_keys(self) -> str:
+        """Name the pool for keys."""
+        return self.key_pool or self.pool
 
     @model_validator(mode="after")
     def _forwards_to_the_node_network(self) -> Settings:

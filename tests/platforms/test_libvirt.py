@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import pytest
 
+from cloudinit.seed import build_iso
+from kubekiln.channel import KEY_CREDENTIAL
 from kubekiln.errors import IntegrityError, KubekilnError
 from kubekiln.files import sha256_file
 from kubekiln.operations.delivery import Delivery
@@ -233,6 +235,49 @@ def test_a_bridge_that_is_not_there_is_told_when_a_machine_is_to_be_plugged_in(
 
     assert not isinstance(raised.value, TransientError)
     assert [i.state for i in platform.list_instances()] == ["failed"]
+
+
+@pytest.mark.parametrize("pool", [None, "keys"], ids=["with the seeds", "in a pool of its own"])
+def test_the_key_to_user_data_comes_on_a_cd_of_its_own_and_goes_with_the_seed(
+    daemon: LibvirtRig, image: RemoteImage, spec: InstanceSpec, tmp_path: Path, pool: str | None
+) -> None:
+    (tmp_path / "key.iso").write_bytes(build_iso({KEY_CREDENTIAL: b"AGE-SECRET-KEY-1QQ\n"}))
+    sealed = replace(spec, key_dir=tmp_path)
+    platform = LibvirtPlatform(daemon.settings(key_pool=pool))
+    before = daemon.leftovers()
+    assert platform.problems() == []
+
+    made = platform.create(sealed, image)
+
+    drives = daemon.domain(made.id).findall("devices/disk[@device='cdrom']/source")
+    seed, key = (Path(drive.attrib["file"]) for drive in drives)
+    assert (seed.parent, key.parent) == (daemon.pool_dir, daemon.directory / (pool or "pool"))
+    assert key.read_bytes() == (tmp_path / "key.iso").read_bytes()
+    assert key.stat().st_mode & 0o777 == seed.stat().st_mode & 0o777 == 0o600
+
+    # By a target that was changed meanwhile: the machine itself says where its key is.
+    (listed,) = daemon.connect().list_instances()
+    daemon.connect().forget_user_data(listed)
+
+    assert not key.exists()
+    assert not seed.exists()
+    drives = daemon.domain(made.id).findall("devices/disk[@device='cdrom']/source")
+    assert [drive.attrib for drive in drives if "file" in drive.attrib] == []
+    platform.delete(listed)
+    again = platform.create(sealed, image)
+    with daemon.link.asked("start it without its key") as connection:
+        connection.lookupByName(again.id).destroy()
+        key.unlink()
+    platform.start(again)
+    daemon.connect().delete(*daemon.connect().list_instances())
+    assert again.id == made.id
+    assert daemon.leftovers() == before
+
+
+def test_a_pool_of_keys_that_is_not_there_is_said_before_anything(daemon: LibvirtRig) -> None:
+    platform = LibvirtPlatform(daemon.settings(key_pool="nowhere"))
+
+    assert [problem.what for problem in platform.problems()] == ["no storage pool nowhere"]
 
 
 def test_volumes_without_their_domain_are_a_half_made_machine(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from kubekiln.cli.main import app
@@ -107,6 +108,32 @@ def test_nodes_that_can_not_be_are_all_named_before_anything_is_sent(
     cloud.unfit = {}
     assert {one.node for one in to.boot("single-master")} > unfit.keys()
     assert len(cloud.images) == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "protect", "says"),
+    [("proxmox", "age", True), ("libvirt", "age", False), ("proxmox", "none", False)],
+)
+def test_what_is_left_to_do_for_encrypted_user_data_is_said_where_it_is(
+    project: Project, capsys: pytest.CaptureFixture[str], platform: str, protect: str, says: bool
+) -> None:
+    path = project.config_path("clusters", "solo")
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**config, "userdata": {"protect": protect}}))
+    cloud = SimulatedPlatform(type=platform)
+
+    shipment.PlatformDestination(Delivery("cloud", cloud, project)).boot("solo")
+
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("doesn't carry the keys" in said) is says
+    for words in (
+        f"note: {platform} doesn't carry the keys to the user-data. Attach",
+        "build/keys/solo/NODE/key.iso to each machine",
+        "until then it stays off",
+    ) if says else ():  # fmt: skip
+        assert words in said
+    assert (project.keys_dir / "solo/solo-1/key.iso").exists() is (protect == "age")
+    assert cloud.made == ["solo-1"]
 
 
 def test_one_node_may_be_booted_alone(project: Project) -> None:

@@ -18,6 +18,8 @@ from pipeline.targets import libvirt_checks, libvirt_connection
 from pipeline.targets.libvirt import LibvirtPlatform
 from pipeline.targets.libvirt_checks import refusals
 from pipeline.targets.libvirt_domain import (
+    KEY_DRIVE,
+    SEED_DRIVE,
     Files,
     Host,
     domain_xml,
@@ -91,12 +93,32 @@ def test_the_database_has_a_second_disk_on_virtio() -> None:
     assert second.find("boot") is None
 
 
-def test_an_empty_drive_is_the_seeds_without_a_seed() -> None:
-    drive = ET.fromstring(empty_drive_xml())
+@pytest.mark.parametrize("name", [SEED_DRIVE, KEY_DRIVE])
+def test_an_empty_drive_is_the_same_without_a_cd(name: str) -> None:
+    drive = ET.fromstring(empty_drive_xml(name))
 
     assert drive.find("source") is None
-    assert attribute(drive, "target", "dev") == "sda"
+    assert attribute(drive, "target", "dev") == name
     assert drive.get("device") == "cdrom"
+
+
+@pytest.mark.parametrize("host", [NATIVE, EMULATED], ids=["kvm", "tcg"])
+def test_a_key_is_a_second_cd_of_which_the_domain_says_only_where_it_is(
+    tmp_path: Path, host: Host
+) -> None:
+    for name in ("smbios", "key.iso"):
+        (tmp_path / name).write_text("AGE-SECRET-KEY-1QQ")
+    files, of = replace(FILES, key="/keys/key"), spec(key_dir=tmp_path)
+
+    text = domain_xml(of, settings(), files, host, TAGS)
+
+    drives = ET.fromstring(text).findall("devices/disk[@device='cdrom']")
+    shown = [(attribute(d, "source", "file"), attribute(d, "target", "dev")) for d in drives]
+    assert shown == [(FILES.seed, SEED_DRIVE), ("/keys/key", KEY_DRIVE)]
+    assert {attribute(drive, "target", "bus") for drive in drives} == {"scsi"}
+    assert "AGE-SECRET" not in text
+    without = domain(spec(), settings(), host).findall("devices/disk[@device='cdrom']")
+    assert len(without) == 1
 
 
 def test_the_seed_is_a_cd_that_debians_cloud_kernel_sees() -> None:

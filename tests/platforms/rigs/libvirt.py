@@ -65,6 +65,9 @@ def provide_binding() -> Path:
     return Path(found.origin).parent
 
 
+_POOLS = ("pool", "small", "keys")
+
+
 class LibvirtRig:
     """A daemon with a pool, and a pool that is too small; machines have 256 MiB and no system."""
 
@@ -85,7 +88,7 @@ class LibvirtRig:
         provide_binding()
         # Short: the path of a unix socket has at most 107 characters.
         self.directory = Path(tempfile.mkdtemp(prefix="kklv-", dir="/tmp"))
-        self.pool_dir = self.directory / "pool"
+        self.pool_dir, self.keys_dir = self.directory / "pool", self.directory / "keys"
         self._stack = ExitStack()
         self._stack.callback(shutil.rmtree, self.directory)
         try:
@@ -158,10 +161,11 @@ class LibvirtRig:
         with self.link.asked("list domains") as connection:
             domains = [domain.name() for domain in connection.listAllDomains(0)]
         firmware = self.directory.glob("config/libvirt/qemu/nvram/*")
-        return sorted([*domains, *(p.name for p in [*self.pool_dir.iterdir(), *firmware])])
+        files = [*self.pool_dir.iterdir(), *self.keys_dir.iterdir(), *firmware]
+        return sorted([*domains, *(path.name for path in files)])
 
     def _start(self) -> None:
-        for name in ("run", "config/libvirt", "cache", "data", "pool", "small"):
+        for name in ("run", "config/libvirt", "cache", "data", *_POOLS):
             (self.directory / name).mkdir(parents=True)
         self._write_config(port := free_port())
         self._socket = self.directory / "run/libvirt/libvirt-sock"
@@ -176,7 +180,7 @@ class LibvirtRig:
         log = self.directory / "daemon.log"
         assert daemon.poll() is None, f"no libvirtd (package libvirt-daemon)? {log.read_text()}"
         with self.link.asked("make pools") as connection:
-            for name in ("pool", "small"):
+            for name in _POOLS:
                 connection.storagePoolCreateXML(
                     f"<pool type='dir'><name>{name}</name>"
                     f"<target><path>{self.directory / name}</path></target></pool>", 0
