@@ -53,7 +53,14 @@ Elsewhere = Annotated[
         help="Those on a platform of configs/targets; if not given, those on this host.",
     ),
 ]
-Timeout = Annotated[float, typer.Option(help="Seconds until the cluster must be Ready.", min=1)]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds until the cluster must be Ready; if not given, what the target thinks right: "
+        "900, and more where machines are emulated.",
+        min=1,
+    ),
+]
 Keep = Annotated[
     bool, typer.Option("--keep", help="Leave the machines running if they don't get Ready.")
 ]
@@ -77,7 +84,7 @@ def up(
     memory: Memory = None,
     disk: Disk = None,
     target: TargetName = None,
-    timeout: Timeout = 900.0,
+    timeout: Timeout = None,
     keep: Keep = False,
     merge_kubeconfig: MergeKubeconfig = False,
     dry_run: DryRun = False,

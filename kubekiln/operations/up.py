@@ -27,8 +27,6 @@ from pipeline.targets.protocol import Target
 from pipeline.targets.record import Record, list_records, read_record, record_of, write_record
 from pipeline.targets.registry import find_target
 
-# What a boot may take: TCG on a busy host was seen to need five minutes.
-DEFAULT_TIMEOUT_S = 900.0
 DEFAULT_TARGET = "qemu"
 
 
@@ -44,13 +42,20 @@ class Up:
 
 
 def bring_up(
-    project: Project, plan: Plan, *, target_name: str, timeout_s: float, keep: bool = False
+    project: Project,
+    plan: Plan,
+    *,
+    target_name: str,
+    timeout_s: float | None = None,
+    keep: bool = False,
 ) -> Up:
     """Bake (from the cache if it can), render, boot and wait until every node is Ready.
 
-    An interrupt, and unless `keep` a failure, leaves nothing running of what this call started.
+    The wait ends after `timeout_s`, or after what the target thinks right. An interrupt, and unless
+    `keep` a failure, leaves nothing running of what this call started.
     """
     target = find_target(target_name)
+    timeout_s = timeout_s or target.patience_s(len(plan.cluster.nodes))
     check_target(target, project, plan.cluster, plan.path)
     image = bake_image(project, plan)
     rendered = render(project, plan)

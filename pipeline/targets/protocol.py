@@ -26,6 +26,9 @@ class Target(Protocol):
     def problems(self) -> list[Problem]:
         """Say why this host can't run machines this way; nothing if it can."""
 
+    def patience_s(self, machines: int) -> float:
+        """Say how many seconds so many machines of a cluster may take until all are Ready."""
+
     def boot(self, machine: Machine) -> None:
         """Power a machine on; returns once it runs, and at once if it already does.
 

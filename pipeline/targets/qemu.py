@@ -25,6 +25,7 @@ from pipeline.targets.emulation import (
     KERNEL_ARGUMENTS_KEY,
     TRANSLATION_CACHE_MIB,
     features_to_hide,
+    patience_s,
 )
 from pipeline.targets.kvm import QEMU, kvm_works
 from pipeline.targets.machine import Machine, MachineStatus
@@ -44,6 +45,7 @@ from pipeline.targets.segment import (
 _POWER_OFF_S = 90.0
 _QUIT_S = 10.0
 _JOINS_SINCE = (7, 2)
+_KVM_PATIENCE_S = 900.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class QemuTarget:
             for tool in (QEMU, "qemu-img")
             if find_tool(tool) is None
         ]
+
+    def patience_s(self, machines: int) -> float:
+        """Give emulated machines longer, and all the more the more there are of them."""
+        return _KVM_PATIENCE_S if kvm_works()[0] else patience_s(qemu_version()[0], machines)
 
     def boot(self, machine: Machine) -> None:
         """Make the machine's disk on top of the image's, and start QEMU in the background."""

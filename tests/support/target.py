@@ -27,6 +27,9 @@ class FakeTarget:
     def problems(self) -> list[Problem]:
         return []
 
+    def patience_s(self, machines: int) -> float:
+        return 900.0
+
     def boot(self, machine: Machine) -> None:
         self.done.append(f"boot {machine.name}")
         self.state = "running"

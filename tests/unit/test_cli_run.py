@@ -71,7 +71,7 @@ def test_up_with_options_makes_a_cluster_and_later_needs_its_name_only(
     first = said("up", "try", "--nodes", "3", "--memory", "2048", "--target", "nspawn")
     said("up", "try", "--timeout", "60", "--keep")
 
-    options = {"nodes": 3, "target_name": "nspawn", "timeout_s": 900.0, "keep": False}
+    options = {"nodes": 3, "target_name": "nspawn", "timeout_s": None, "keep": False}
     assert brought_up[0] == ("try", options)
     assert brought_up[1] == (
         "try", {"nodes": 3, "target_name": "qemu", "timeout_s": 60.0, "keep": True}

@@ -33,6 +33,21 @@ def pretend(
     monkeypatch.setattr(qemu, "run", lambda _command: Result(0, text))
 
 
+@pytest.mark.parametrize(
+    ("kvm", "version", "machines", "seconds"),
+    [
+        (True, "7.2.22", 5, 900), (False, "10.0.2", 1, 1800), (False, "10.0.2", 2, 2700),
+        (False, "7.2.22 (Debian)", 1, 2700),
+    ],
+)  # fmt: skip
+def test_emulated_machines_are_waited_for_as_long_as_they_take(
+    monkeypatch: pytest.MonkeyPatch, kvm: bool, version: str, machines: int, seconds: float
+) -> None:
+    pretend(monkeypatch, kvm=kvm, version=version)
+
+    assert qemu.QemuTarget().patience_s(machines) == seconds
+
+
 def test_the_machine_is_plugged_into_its_clusters_switch(tmp_path: Path) -> None:
     one, other = make_machine(tmp_path), make_machine(tmp_path, name="lab-2")
     elsewhere = make_machine(tmp_path, run_dir=tmp_path / "machines" / "other" / "lab-1")
