@@ -201,6 +201,7 @@ def _make(
         to.platform.delete(there)
         there = None
     if there is None or (there.state == "starting" and not _is_stopped(found)):
+        spec.refuse_other_rendering()
         # The same one if it is there: what was begun of it is gone on with, and waited for.
         return to.platform.create(spec, image)
     if there.state == "stopped":

@@ -176,7 +176,8 @@ def _specs(
         if node.name not in wanted:
             continue
         seed = seeds[node.name]
-        content = f"{image.digest} {sha256_file(seed.user_data)}"
+        user_data_sha256 = sha256_file(seed.user_data)
+        content = f"{image.digest} {user_data_sha256}"
         yield InstanceSpec(
             cluster=cluster.name,
             node=node.name,
@@ -191,4 +192,5 @@ def _specs(
             disk_gib=node.disk_gib,
             etcd_disk_gib=cluster.etcd_disk_gib_of(node),
             key_dir=key_dir_of(project, cluster, node.name),
+            user_data_sha256=user_data_sha256,
         )

@@ -18,6 +18,7 @@ from pydantic import Field
 from kubekiln.channel import CHANNELS, DatasourceName, compress
 from kubekiln.config import Model
 from kubekiln.errors import KubekilnError, Problem
+from kubekiln.files import sha256_file
 from kubekiln.secret import Secret
 
 FormatName = Literal["raw", "qcow2", "vmdk", "ova", "vhd", "gce", "tar"]
@@ -109,6 +110,20 @@ class InstanceSpec:
     """Directory with the machine's key to its user-data, if that is encrypted: a credential of
     systemd's (`kubekiln.age-key`), the same as an SMBIOS string of type 11 (`smbios`) and as a CD
     (`key.iso`). Whatever carries it must be another way than the user-data's."""
+    user_data_sha256: str | None = None
+    """Of the rendered user-data that `payload` stands for, if that is to be compared."""
+
+    def refuse_other_rendering(self) -> None:
+        """Raise KubekilnError if the seed is no longer what `payload` stands for."""
+        path = self.seed_dir / "user-data"
+        if self.user_data_sha256 in (None, sha256_file(path) if path.is_file() else ""):
+            return
+        raise KubekilnError(
+            f"{self.cluster} was rendered again meanwhile, {self.node} would get other user-data "
+            "than it is tagged with",
+            where=str(path),
+            hint="once that rendering is done, boot again: machines that are there are left alone",
+        )
 
     @property
     def user_data(self) -> Secret:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kubekiln.errors import ConfigError, KubekilnError, Problem, StorageError
-from kubekiln.files import locked
+from kubekiln.files import locked, sha256_file
 from kubekiln.operations.delivery import Delivery
 from kubekiln.operations.down import forgettable
 from kubekiln.operations.journal import Entry, Journal
@@ -100,6 +100,27 @@ def test_a_machine_that_would_be_made_otherwise_is_an_error_before_anything(tmp_
         to.boot(specs(tmp_path, 3, payload="p2"), IMAGE)
 
     assert platform.made == ["lab-0"]
+
+
+@pytest.mark.parametrize("meanwhile", ["another", "gone"])
+def test_a_machine_is_not_made_of_another_rendering_than_its_tag_says(
+    tmp_path: Path, meanwhile: str
+) -> None:
+    platform = SimulatedPlatform()
+    to, (spec,) = delivery(tmp_path, platform), specs(tmp_path, 1)
+    user_data = tmp_path / "user-data"
+    spec = replace(spec, user_data_sha256=sha256_file(user_data))
+    to.boot([spec], IMAGE)
+    platform.machines.clear()
+    if meanwhile == "another":
+        user_data.write_text("#cloud-config\n{}\n")
+    else:
+        user_data.unlink()
+
+    with pytest.raises(KubekilnError, match="lab was rendered again meanwhile, lab-0 would"):
+        to.boot([spec], IMAGE)
+
+    assert platform.made == ["lab-0"], "the first one alone"
 
 
 def test_a_half_made_machine_is_made_anew_and_a_stopped_one_is_started(tmp_path: Path) -> None:
