@@ -157,7 +157,7 @@ def down(cluster: DownCluster = None, every: All = False, forget: Forget = False
     from kubekiln.errors import ConfigError
     from kubekiln.operations.clusters import cluster_name, which_cluster
     from kubekiln.operations.down import forget as forget_cluster
-    from kubekiln.operations.down import forgettable, take_down
+    from kubekiln.operations.down import forget_contexts, forgettable, take_down
     from kubekiln.paths import Project
 
     if every and (cluster or forget):
@@ -176,6 +176,9 @@ def down(cluster: DownCluster = None, every: All = False, forget: Forget = False
     if forget and name:
         forget_cluster(project, name)
         typer.echo(f"{name}: config, keys and rendered nodes are gone")
+    # Last: nothing else is to wait for a kubeconfig that can't be changed.
+    if every or name:
+        forget_contexts(project, name)
 
 
 def status(cluster: SomeCluster = None, target: Elsewhere = None) -> None:

@@ -21,6 +21,8 @@ from kubekiln.paths import Project, is_path
 from kubekiln.process import run
 
 _USAGE = "--on CLUSTER"
+Switch = Callable[[list[str]], list[str]]
+"""Gives the add-ons that are wanted, of those that are."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ def enable(project: Project, name: str, cluster: str | None) -> Switched:
         _refuse_another(addon, made)
     text = addon.render(addon_view(made, component_versions(made, project)))
     said = _told(project, made, lambda admin: admin.apply(text.encode()))
-    wanted = made.addons if known else (*made.addons, _kept_name(name, addon))
-    return _recorded(project, made, config, wanted, said)
+    kept = known or _kept_name(name, addon)
+    return _recorded(
+        project, made, config, lambda there: there if kept in there else [*there, kept], said
+    )
 
 
 def disable(project: Project, name: str, cluster: str | None) -> Switched:
@@ -81,8 +85,7 @@ def disable(project: Project, name: str, cluster: str | None) -> Switched:
     text = addon.render(addon_view(made, component_versions(made, project)))
     delete = ["delete", "--ignore-not-found", "--filename=-"]
     said = _told(project, made, lambda admin: run(admin.command(delete, stdin=text.encode())).text)
-    wanted = tuple(a for a in made.addons if a != known)
-    return _recorded(project, made, config, wanted, said)
+    return _recorded(project, made, config, lambda there: [a for a in there if a != known], said)
 
 
 def _cluster(project: Project, cluster: str | None) -> tuple[Cluster, Path]:
@@ -126,13 +129,16 @@ def _told(project: Project, cluster: Cluster, tell: Callable[[Admin], str]) -> s
 
 
 def _recorded(
-    project: Project, cluster: Cluster, path: Path, addons: tuple[str, ...], said: str | None
+    project: Project, cluster: Cluster, path: Path, switch: Switch, said: str | None
 ) -> Switched:
-    to_write = None
-    if addons != cluster.addons:
+    to_write, before = None, list(cluster.addons)
+    if (addons := switch(before)) != before:
         if path == project.profile_path(cluster.name):
-            rewrite(path, {"addons": list(addons)})
+            # Somebody else may have switched another one meanwhile.
+            rewrite(
+                project, path, lambda data: data.update(addons=switch(data.get("addons", before)))
+            )
         else:
-            to_write = yaml.safe_dump({"addons": list(addons)}, default_flow_style=True, width=1000)
+            to_write = yaml.safe_dump({"addons": addons}, default_flow_style=True, width=1000)
             to_write = to_write.strip().removeprefix("{").removesuffix("}")
     return Switched(cluster.name, said is not None, said or "", to_write, path)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cloudinit.staging import discard, rendering
-from kubekiln.errors import ConfigError
+from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.operations.clusters import changing_machines, machine_dirs
 from kubekiln.operations.journal import Journal
 from kubekiln.operations.kubeconfig import merged_clusters, unmerge
@@ -23,8 +23,7 @@ _GONE = ("deleted", "refused")
 def take_down(project: Project, cluster: str | None) -> list[str]:
     """Stop and remove the machines of a cluster (of all, if none is named), with their disks.
 
-    Image, user-data and state stay; a context that was merged into the user's kubeconfig goes.
-    Gives the names of what was removed.
+    Image, user-data and state stay. Gives the names of what was removed.
     """
     removed = []
     for name in sorted({r.machine.cluster for r in list_records(project.machines_dir, cluster)}):
@@ -32,7 +31,6 @@ def take_down(project: Project, cluster: str | None) -> list[str]:
             records = list_records(project.machines_dir, name)
             remove(records)
         removed += [f"{name}/{record.machine.name}" for record in records]
-    forget_contexts(project, cluster)
     return removed
 
 
@@ -44,11 +42,21 @@ def remove(records: Iterable[Record]) -> None:
 
 
 def forget_contexts(project: Project, cluster: str | None) -> None:
-    """Take a cluster's context (or all) out of the user's kubeconfig again."""
+    """Take a cluster's context (or all) out of the user's kubeconfig again.
+
+    Raises KubekilnError for those that can't be, after all others are.
+    """
+    problems: list[Problem] = []
     for merged in merged_clusters(project):
-        if cluster in (None, merged):
+        if cluster not in (None, merged):
+            continue
+        try:
             for path in unmerge(project, merged):
                 say(f"context {merged} is no longer in {path}")
+        except KubekilnError as error:
+            problems += error.problems
+    if problems:
+        raise KubekilnError.of(problems)
 
 
 def forgettable(project: Project, cluster: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from kubekiln.errors import ConfigError
+from kubekiln.errors import ConfigError, KubekilnError, Problem
 from kubekiln.files import write_atomic
 from kubekiln.operations.clusters import find_kubeconfig
 from kubekiln.operations.kubeconfigfile import KINDS, opened
@@ -51,15 +51,25 @@ def merge(project: Project, cluster: str | None, *, use: bool = False) -> Merged
 
 
 def unmerge(project: Project, cluster: str) -> list[Path]:
-    """Take a cluster's entries out of every file that has them; gives those changed."""
+    """Take a cluster's entries out of every file that has them; gives those changed.
+
+    Raises KubekilnError if one can't be read or written; the others are done, and it is remembered.
+    """
     record = _record(project, cluster)
-    changed = []
+    changed, left, problems = list[Path](), list[Path](), list[Problem]()
     for path in _remembered(record):
-        if path.exists():
-            with opened(path, str(project.state_dir / cluster)) as file:
-                file.remove_ours()
-                if file.save():
-                    changed.append(path)
+        try:
+            if path.exists():
+                with opened(path, str(project.state_dir / cluster)) as file:
+                    file.remove_ours()
+                    if file.save():
+                        changed.append(path)
+        except KubekilnError as error:
+            left.append(path)
+            problems += error.problems
+    if problems:
+        write_atomic(record, "".join(f"{p}\n" for p in left), mode=0o600)
+        raise KubekilnError.of(problems)
     record.unlink(missing_ok=True)
     return changed
 

@@ -64,17 +64,21 @@ class KubeconfigFile:
         self._root = root
 
     def put(self, kind: str, entry: Mapping[str, Any]) -> None:
-        """Add an entry, or replace ours of the same name; raises ConfigError if it isn't ours."""
+        """Add an entry, or replace ours of the same name; raises ConfigError if it isn't ours.
+
+        Of a context the keys that the entry doesn't have stay.
+        """
         entries, name = self._entries(kind), str(entry["name"])
         mark = [{"name": _EXTENSION, "extension": {"owner": self.owner}}]
         body = {**entry[_BODIES[kind]], "extensions": mark}
-        node = _node({"name": name, _BODIES[kind]: body})
         for index, there in enumerate(entries.value):
             if _plain(there).get("name") == name:
                 self._refuse_foreign(kind, there, name)
-                entries.value[index] = node
+                # What the user set on it since, such as a context's namespace, is theirs.
+                body = {**_plain(there)[_BODIES[kind]], **body} if kind == "contexts" else body
+                entries.value[index] = _node({"name": name, _BODIES[kind]: body})
                 return
-        entries.value.append(node)
+        entries.value.append(_node({"name": name, _BODIES[kind]: body}))
 
     def remove_ours(self) -> None:
         """Remove every entry of this owner; a current context that was ours is no longer set."""

@@ -8,7 +8,7 @@ lives as long as they do: `down` and `make clean` leave it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -113,10 +113,12 @@ def find_or_make(project: Project, name: str | None, shape: Shape) -> Profile:
     return profile
 
 
-def rewrite(path: Path, changes: Mapping[str, Any]) -> None:
-    """Change keys of a profile that is there."""
-    data = {**yaml.safe_load(path.read_text()), **changes}
-    write_atomic(path, _text(data), mode=0o600)
+def rewrite(project: Project, path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a profile that is there; `change` is given what it is by then, to be changed."""
+    with locked(project.state_dir / ".profiles.lock"):
+        data = yaml.safe_load(path.read_text())
+        change(data)
+        write_atomic(path, _text(data), mode=0o600)
 
 
 def _made(project: Project, name: str, shape: Shape, *, old: dict[str, Any] | None) -> Profile:

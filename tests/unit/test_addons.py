@@ -85,6 +85,25 @@ def test_enabling_applies_to_a_cluster_that_runs_and_records_it(
     assert switched.to_write is None
 
 
+def test_one_that_is_enabled_meanwhile_is_not_forgotten(
+    project: Project, ran: list[Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.configs_dir / "addons" / "other.yaml").write_text(ADDON.replace("hello", "other"))
+    start(project, "try")
+    real = kubectl.run
+
+    def slow(command: Command) -> Result:
+        monkeypatch.setattr(kubectl, "run", real)
+        addons.enable(project, "other", "try")
+        return real(command)
+
+    monkeypatch.setattr(kubectl, "run", slow)
+
+    addons.enable(project, "hello", "try")
+
+    assert load_cluster("try", project).addons == ("coredns", "other", "hello")
+
+
 def test_what_is_applied_is_what_a_boot_applies(project: Project, ran: list[Command]) -> None:
     start(project, "try")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from kubekiln.errors import ConfigError, StorageError
+from kubekiln.errors import ConfigError, KubekilnError, StorageError
 from kubekiln.operations import kubeconfigfile
-from kubekiln.operations.down import take_down
+from kubekiln.operations.down import forget_contexts
 from kubekiln.operations.kubeconfig import merge, merged_clusters, unmerge
 from kubekiln.paths import Project, user_kubeconfig
 
@@ -182,12 +182,45 @@ def test_down_takes_the_context_out_of_the_file_it_was_merged_into(
     merge(project, "other")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "elsewhere"))
 
-    take_down(project, "try")
+    forget_contexts(project, "try")
 
     assert names(theirs, "contexts") == ["work", "other"]
     assert merged_clusters(project) == ["other"]
-    take_down(project, None)
+    forget_contexts(project, None)
     assert yaml.safe_load(theirs.read_text()) == yaml.safe_load(THEIRS)
+
+
+def test_a_kubeconfig_that_cannot_be_read_keeps_no_other_from_being_cleaned(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = rendered(tmp_path)
+    rendered(tmp_path, "other")
+    merge(project, "other")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "damaged"))
+    for name in ("other", "try"):
+        merge(project, name)
+    (tmp_path / "damaged").write_text("a: [")
+
+    with pytest.raises(KubekilnError, match="not valid YAML") as raised:
+        forget_contexts(project, None)
+
+    assert len(raised.value.problems) == 2
+    assert names(theirs, "contexts") == ["work"]
+    assert merged_clusters(project) == ["other", "try"], "they are still to be cleaned"
+
+
+def test_merging_again_keeps_the_namespace_that_the_user_chose(
+    theirs: Path, tmp_path: Path
+) -> None:
+    project = rendered(tmp_path)
+    merge(project, "try")
+    data = yaml.safe_load(theirs.read_text())
+    data["contexts"][-1]["context"]["namespace"] = "team-a"
+    theirs.write_text(yaml.safe_dump(data))
+
+    merge(project, "try")
+
+    assert yaml.safe_load(theirs.read_text())["contexts"][-1] == data["contexts"][-1]
 
 
 def test_a_link_stays_a_link(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
