@@ -17,6 +17,7 @@ from kubekiln_node.activate import activate  # isort: skip
 
 INSTANCE = "var/lib/cloud/instances/lab-lab-1-0123456789ab"
 COPIES = (
+    "etc/kubekiln/user-data.rest",
     f"{INSTANCE}/cloud-config.txt",
     f"{INSTANCE}/obj.pkl",
     f"{INSTANCE}/scripts/vendor/x",

@@ -43,14 +43,15 @@ class Machine:
         (root / "etc/kubekiln/protected.json").write_text(json.dumps(note))
         (root / "etc/kubekiln/user-data.age").write_text("sealed")
 
-    def obtain(self) -> list[str]:
+    def obtain(self, **more: Any) -> list[str]:
+        doors = {"unseal": lambda _path: self.rest, "sync": lambda: None, **more}
         return protected.obtain(
             clock=Clock(),
             tell=lambda _line: None,
             waiting=Waiting("lab-1"),
             root=str(self.root),
-            unseal=lambda _path: self.rest,
             own=lambda _fd, owner: self.owners.append(owner),
+            **doors,
         )
 
 
@@ -70,6 +71,46 @@ def test_what_it_came_in_is_gone_and_nothing_else_is_left(tmp_path: Path) -> Non
 
     left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {file["path"].lstrip("/") for file in FILES}
+
+
+class CutOff(Exception):
+    """The machine was reset."""
+
+
+@pytest.mark.parametrize("protect", ["age", "url"])
+@pytest.mark.parametrize("lives", [1, 2, 3])
+def test_a_machine_that_is_reset_needs_not_receive_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protect: str, lives: int
+) -> None:
+    """Reset after the rest, its files, or the note's removal was on the disk."""
+    machine, synced, received = Machine(tmp_path, packed(), protect=protect), [], []
+
+    def sync() -> None:
+        synced.append(1)
+        if len(synced) == lives:
+            raise CutOff
+
+    def give(*_words: object, **_more: object) -> bytes:
+        received.append(1)
+        return machine.rest
+
+    monkeypatch.setattr(protected, "fetch", give)
+    with pytest.raises(CutOff):
+        machine.obtain(unseal=give, sync=sync)
+    if (tmp_path / "etc/kubekiln/protected.json").exists():
+        assert machine.obtain(unseal=give) == []
+
+    assert len(received) == 1
+    for file in FILES:
+        assert (tmp_path / file["path"].lstrip("/")).read_text() == file["content"]
+    assert not (tmp_path / "etc/kubekiln/protected.json").exists()
+
+
+def test_what_an_earlier_boot_received_of_another_rendering_is_not_taken(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, packed())
+    (tmp_path / "etc/kubekiln/user-data.rest").write_bytes(b"cut off")
+
+    assert machine.obtain() == []
 
 
 @pytest.mark.parametrize(

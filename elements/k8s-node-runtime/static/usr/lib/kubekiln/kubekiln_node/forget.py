@@ -31,6 +31,8 @@ OTHERS = (
     "/run/cloud-init/instance-data-sensitive.json",
     # Azure's custom data, in base64.
     "/var/lib/waagent/ovf-env.xml",
+    # kubekiln_node.protected removes it itself, unless the machine is reset just then.
+    "/etc/kubekiln/user-data.rest",
 )
 STATUS = "/run/cloud-init/status.json"
 # As cloud-init's own clean-up has it: a document of YAML that says nothing.

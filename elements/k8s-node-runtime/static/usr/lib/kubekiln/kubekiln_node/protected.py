@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kubekiln_node.clock import check_clock
 from kubekiln_node.console import quote
+from kubekiln_node.status import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 NOTE_PATH = "/etc/kubekiln/protected.json"
 SEALED_PATH = "/etc/kubekiln/user-data.age"
+# The rest while its files are written: a server gives it once, and a key's disk is ejected.
+RECEIVED_PATH = "/etc/kubekiln/user-data.rest"
 PLACES = ("/etc/", "/var/lib/kubelet/")
 CREDENTIAL = "kubekiln.age-key"
 KEY_DISK = "/dev/disk/by-label/KUBEKILN"
@@ -120,26 +123,47 @@ def obtain(
     root: str = "",
     unseal: Callable[[str], bytes] | None = None,
     own: Callable[[int, str], None] | None = None,
+    sync: Callable[[], None] = os.sync,
 ) -> list[str]:
-    """Get the rest and write it; why that can't be. What it came in is gone afterwards."""
+    """Get the rest and write it; why that can't be. What it came in is gone afterwards.
+
+    A machine that is reset meanwhile goes on with what it has received.
+    """
     try:
         note = read_note(root + NOTE_PATH)
-        if note.protect == "url":
-            rest = fetch(note, clock=clock, tell=tell, waiting=waiting)
-        else:
-            rest = (unseal or unseal_file)(root + SEALED_PATH)
-        write_all(unpack(note, rest), root=root, own=own)
-        # All of it is on the disk before what it came in goes: a server gives it once.
-        os.sync()
+        rest = received(note, root=root)
+        if rest is None:
+            if note.protect == "url":
+                rest = fetch(note, clock=clock, tell=tell, waiting=waiting)
+            else:
+                rest = (unseal or unseal_file)(root + SEALED_PATH)
+        files = unpack(note, rest)
+        write_atomic(root + RECEIVED_PATH, rest, mode=0o600)
+        sync()
+        write_all(files, root=root, own=own)
+        sync()
     except ProtectedError as error:
         return [str(error)]
     except (OSError, KeyError) as error:
         return [f"the rest of the user-data can't be written: {error}"]
-    # The note last: it says that there is something to do.
-    for path in (root + SEALED_PATH, root + NOTE_PATH):
-        if os.path.exists(path):
-            os.unlink(path)
+    eject_key_disk()
+    # First what says that there is something to do, and for good: then what it would be done with.
+    for paths in ((SEALED_PATH, NOTE_PATH), (RECEIVED_PATH,)):
+        for path in paths:
+            if os.path.exists(root + path):
+                os.unlink(root + path)
+        sync()
     return []
+
+
+def received(note: Note, *, root: str) -> bytes | None:
+    """Give the rest if an earlier boot received it and was cut off; None if it didn't."""
+    try:
+        with open(root + RECEIVED_PATH, "rb") as stream:
+            rest = stream.read()
+    except FileNotFoundError:
+        return None
+    return rest if hashlib.sha256(rest).hexdigest() == note.sha256 else None
 
 
 def fetch(note: Note, *, clock: Clock, tell: Callable[[str], None], waiting: Waiting) -> bytes:
@@ -229,10 +253,8 @@ def find_keys() -> list[tuple[str, bytes]]:
 
 
 def read_disk(device: str, run: Callable[..., Any] | None = None) -> list[tuple[str, bytes]]:
-    """Read the key from its disk, and eject that."""
+    """Read the key from its disk."""
     import subprocess
-
-    from kubekiln_node.forget import eject_disk
 
     call = run or subprocess.run
     os.makedirs(MOUNT_POINT, mode=0o700, exist_ok=True)
@@ -245,7 +267,13 @@ def read_disk(device: str, run: Callable[..., Any] | None = None) -> list[tuple[
     except OSError:
         found = []
     call(["umount", MOUNT_POINT], check=False)
-    real = os.path.realpath(device)
-    if os.path.basename(real).startswith("sr"):
-        eject_disk(real)
     return found
+
+
+def eject_key_disk() -> None:
+    """Let go of the CD that the key came on, if it came on one."""
+    from kubekiln_node.forget import eject_disk
+
+    real = os.path.realpath(KEY_DISK)
+    if os.path.exists(real) and os.path.basename(real).startswith("sr"):
+        eject_disk(real)

@@ -25,12 +25,12 @@ def write_status(status: dict[str, Any], path: str = STATUS_PATH) -> None:
     write_atomic(path, json.dumps(status, sort_keys=True) + "\n", mode=0o644)
 
 
-def write_atomic(path: str, text: str, *, mode: int) -> None:
+def write_atomic(path: str, content: str | bytes, *, mode: int) -> None:
     """Write beside and rename: a reader sees the old or the new file, never half of one."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     beside = f"{path}.{os.getpid()}.tmp"
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(fd, "w", encoding="utf-8") as stream:
+    with os.fdopen(fd, "wb") as stream:
         os.fchmod(fd, mode)  # whatever the umask was
-        stream.write(text)
+        stream.write(content.encode() if isinstance(content, str) else content)
     os.replace(beside, path)
