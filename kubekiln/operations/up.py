@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cloudinit.families import of_family
@@ -71,17 +73,24 @@ def bring_up(
             for machine in machines:
                 boot(target, target_name, machine, booted)
             alone.close()  # `down` needn't wait until they are Ready
-            with step(f"Waiting for {plan.cluster.name}") as note:
-                watch = Boot(
-                    target,
-                    machines,
-                    lambda: ask_ready_nodes(kubectl, rendered.admin_kubeconfig),
-                    nodes=frozenset(node.name for node in plan.cluster.nodes if node.runs_pods),
-                )
-                watch.wait(timeout_s=timeout_s, note=note)
+            ready = partial(ask_ready_nodes, kubectl, rendered.admin_kubeconfig)
+            _wait(target, machines, plan.cluster, ready, timeout_s=timeout_s)
     seconds = time.monotonic() - started
     names = tuple(machine.name for machine in machines)
     return Up(plan.cluster.name, rendered.admin_kubeconfig, names, seconds)
+
+
+def _wait(
+    target: Target,
+    machines: Sequence[Machine],
+    cluster: Cluster,
+    ready_nodes: Callable[[], frozenset[str]],
+    *,
+    timeout_s: float,
+) -> None:
+    nodes = frozenset(node.name for node in cluster.nodes if node.runs_pods)
+    with step(f"Waiting for {cluster.name}") as note:
+        Boot(target, machines, ready_nodes, nodes=nodes).wait(timeout_s=timeout_s, note=note)
 
 
 def choose_target(project: Project, cluster: str, given: str | None) -> str:
