@@ -108,8 +108,8 @@ docs: setup ## write the generated reference pages and JSON Schemas
 bench-render: setup ## [NODES=5000] measure the rendering of a large cluster
 	@$(BIN)/python -m bench.render --nodes $(or $(NODES),5000)
 
-bench-bake: setup ## measure the bakes and boots of the table in docs/performance.md
-	@$(BIN)/python bench/bake.py
+bench-bake: setup ## [KUBERNETES=1.36.3] [COMPILE=1] measure the bakes and boots of the table in docs/performance.md
+	@$(BIN)/python bench/bake.py $(if $(KUBERNETES),--kubernetes $(KUBERNETES)) $(if $(COMPILE),--compile)
 
 bench-upload: setup ## images to azure, file, libvirt, openstack, proxmox: against their own clients
 	@$(BIN)/python -m bench.upload

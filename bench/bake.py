@@ -3,6 +3,7 @@
 
 Works on a copy of the project with a stage cache of its own; only the component store is shared, so
 the user's image and caches stay as they are. Prints a table; asserts nothing (machines are noisy).
+What compiles for long is asked for: `--kubernetes VERSION`, `--compile`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from kubekiln.paths import Project, cache_dir
 from kubekiln.process import Command, run
 
 _COPIED = ("kubekiln", "pipeline", "cloudinit", "elements", "configs", "Makefile")
+_SHARED = ("store", "toolchains")
+_IMAGE = "configs/images/debian-13.yaml"
 _CHANGED_ELEMENT = "elements/k8s-base/static/usr/lib/sysctl.d/60-kubekiln.conf"
 _MB = 1e6
 _READY = re.compile(r"KUBEKILN phase=ready t=([\d.]+)")
@@ -45,9 +50,9 @@ class Figure:
 
 
 class Bench:
-    """A copy of the project whose stage cache starts empty."""
+    """A copy of the project whose caches start empty, but for those that it shares."""
 
-    def __init__(self, scratch: Path, project: Project) -> None:
+    def __init__(self, scratch: Path, project: Project, shared: Sequence[str]) -> None:
         self.root = scratch / "project"
         self.cache = scratch / "cache"
         self.root.mkdir()
@@ -58,9 +63,9 @@ class Bench:
             else:
                 shutil.copy2(source, self.root / name)
         (self.cache / "kubekiln").mkdir(parents=True)
-        for shared in ("store", "toolchains"):
-            (cache_dir() / shared).mkdir(parents=True, exist_ok=True)
-            (self.cache / "kubekiln" / shared).symlink_to(cache_dir() / shared)
+        for name in shared:
+            (cache_dir() / name).mkdir(parents=True, exist_ok=True)
+            (self.cache / "kubekiln" / name).symlink_to(cache_dir() / name)
 
     def kubekiln(self, *arguments: str) -> float:
         """Run a verb in the copy; gives its wall time in seconds."""
@@ -77,14 +82,21 @@ class Bench:
         path = self.root / _CHANGED_ELEMENT
         path.write_text(path.read_text() + "\n# changed by the bench\n")
 
+    def set_kubernetes(self, version: str) -> None:
+        """Have the image take another version of Kubernetes, which the lock must have."""
+        path = self.root / _IMAGE
+        config = yaml.safe_load(path.read_text())
+        config["components"]["kubernetes"] = version
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+
 
 @contextmanager
-def bench_copy() -> Iterator[Bench]:
-    """Make the copy; it is removed at the end."""
+def bench_copy(shared: Sequence[str] = _SHARED) -> Iterator[Bench]:
+    """Make the copy, which shares these of the user's caches; it is removed at the end."""
     project = Project.find(Path(__file__).parent)
     (project.build_dir / "bench").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=project.build_dir / "bench") as scratch:
-        yield Bench(Path(scratch), project)
+        yield Bench(Path(scratch), project, shared)
 
 
 def bakes(bench: Bench) -> Iterator[Figure]:
@@ -95,6 +107,21 @@ def bakes(bench: Bench) -> Iterator[Figure]:
     yield Figure("bake again, an element's file changed", bench.kubekiln("image", "bake"), "s", 60)
     newest = max((bench.root / "build" / "images").glob("*.qcow2"), key=lambda p: p.stat().st_mtime)
     yield Figure("qcow2", newest.resolve().stat().st_size / _MB, "MB", 450)
+
+
+def other_version(bench: Bench, version: str) -> Iterator[Figure]:
+    """Measure a bake with another version of Kubernetes, whose programs are in the store."""
+    bench.set_kubernetes(version)
+    bench.kubekiln("image", "fetch")
+    name = f"bake again, Kubernetes {version} instead"
+    yield Figure(name, bench.kubekiln("image", "bake"), "s", 60)
+
+
+def compilation() -> Iterator[Figure]:
+    """Measure how long the components of the default image take where nothing is cached."""
+    with bench_copy(shared=()) as bench:
+        minutes = bench.kubekiln("image", "fetch") / 60
+    yield Figure("components from Go modules, nothing cached", minutes, "min", 25)
 
 
 def payloads(bench: Bench) -> Iterator[Figure]:
@@ -140,14 +167,15 @@ def main() -> None:
     """Print the table for this host."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", nargs="*", default=["nspawn", "qemu"])
-    targets = parser.parse_args().targets
-    measures: tuple[Callable[[Bench], Iterator[Figure]], ...] = (
-        bakes,
-        payloads,
-        lambda bench: boots(bench, targets),
-    )
+    parser.add_argument("--kubernetes", metavar="VERSION", help="bake with this one, too")
+    parser.add_argument("--compile", action="store_true", help="compile everything, too")
+    asked = parser.parse_args()
     with bench_copy() as bench:
-        figures = [figure for measure in measures for figure in measure(bench)]
+        figures = [*bakes(bench), *payloads(bench), *boots(bench, asked.targets)]
+        if asked.kubernetes:
+            figures += other_version(bench, asked.kubernetes)
+    if asked.compile:
+        figures += compilation()
     print("| figure | here | at most |\n|---|---|---|")
     for figure in figures:
         print(figure.row())
