@@ -118,7 +118,7 @@ class Seal:
     def _read_passphrase(self, *, is_new: bool) -> Secret:
         source = passphrase_file()
         if source is not None:
-            found = _read_private(source, "passphrase").removesuffix("\n")
+            found = _read_key_file(source, "passphrase").removesuffix("\n")
         elif sys.stdin.isatty():
             found = _ask(f"Passphrase of the state of cluster {self._cluster}: ", twice=is_new)
         else:
@@ -135,7 +135,7 @@ def read_identities(path: Path) -> Sequence[x25519.Identity]:
     """Read the age identities of a file as `age-keygen` writes it; raises StateError."""
     import pyrage
 
-    lines = [line.strip() for line in _read_private(path, "age identities").splitlines()]
+    lines = [line.strip() for line in _read_key_file(path, "age identities").splitlines()]
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.startswith(_IDENTITY):
@@ -160,7 +160,7 @@ def _described(sealed_for: Sequence[str]) -> str:
     return f"encrypted for {', '.join(sealed_for)}" if sealed_for else "in the clear"
 
 
-def _read_private(path: Path, what: str) -> str:
+def _read_key_file(path: Path, what: str) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:

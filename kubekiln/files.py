@@ -143,7 +143,7 @@ def _make(path: Path, *, mode: int = 0o777) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
     except tuple(_PLACE_HINTS) as error:
-        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        there = existing(path.absolute())
         raise StorageError(
             f"cannot make {path}: {error.strerror}",
             where=str(there),
