@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,9 @@ from kubekiln.process import Command, find_tool, run
 Verdict = Literal["ok", "warn", "fail"]
 
 _REACH_TIMEOUT_S = 5.0
+# What proxies say of themselves: log in first, or nobody is behind (RFC 9110, 15.5.8 and 15.6.3 to
+# 15.6.5).
+_NOT_THE_HOST = frozenset({407, 502, 503, 504})
 # See docs/targets.md: Linux 6.12 panics under TCG of older ones unless CMPXCHG16B is left out.
 _QEMU_WHOLE_MAJOR = 10
 _MACHINE_MEMORY_GB = 4
@@ -259,14 +261,24 @@ def _go_proxy() -> str:
 
 
 def _reached(topic: str, url: str, hint: str) -> Finding:
+    """Ask as a download does: by the HTTP proxy that the environment names, if it does."""
+    import requests
+
+    from pipeline.sources.download import reason
+
     parts = urlsplit(url)
     if parts.scheme in ("", "file"):
         if Path(unquote(parts.path)).exists():
             return Finding(topic, "ok", f"{parts.path} is there")
         return Finding(topic, "warn", f"{parts.path} is not there", hint)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        with socket.create_connection((parts.hostname or "", port), _REACH_TIMEOUT_S):
-            return Finding(topic, "ok", f"{parts.hostname} answers")
-    except OSError as error:
-        return Finding(topic, "warn", f"{parts.hostname} can't be reached: {error}", hint)
+        status = requests.head(url, timeout=_REACH_TIMEOUT_S).status_code
+    except requests.exceptions.SSLError:
+        # Who trusts which authority differs: Go and apt have the system's, Python its own.
+        status = requests.codes.ok
+    except requests.RequestException as error:
+        what = f"{parts.hostname} can't be reached: {reason(error)}"
+        return Finding(topic, "warn", what, hint)
+    if status in _NOT_THE_HOST:
+        return Finding(topic, "warn", f"{parts.hostname} can't be reached: HTTP {status}", hint)
+    return Finding(topic, "ok", f"{parts.hostname} answers")

@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -142,6 +144,33 @@ def test_an_unreachable_source_is_a_warning_not_a_failure() -> None:
 
     assert (finding.verdict, finding.hint) == ("warn", "take another")
     assert "127.0.0.1" in finding.detail
+
+
+@pytest.mark.parametrize(("status", "verdict"), [(200, "ok"), (404, "ok"), (503, "warn")])
+def test_a_source_is_asked_by_the_proxy_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, status: int, verdict: str
+) -> None:
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+
+        finding = doctor._reached("source", "http://mirror.invalid/debian", "take another")
+
+    assert asked == ["http://mirror.invalid/debian"]
+    assert finding.verdict == verdict
 
 
 def test_a_debian_mirror_that_is_not_reached_has_no_stand_in(
