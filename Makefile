@@ -63,6 +63,8 @@ clean: ## remove build/ and .venv; state/ (keys!) and the cache stay
 	rm -rf build .venv
 
 ##@ Develop
+# Tests boot up to nine container machines at once.
+test e2e e2e-vm: SCOPES = bake qemu nspawn check many-machines
 .PHONY: fmt lint type fast check test platforms e2e e2e-vm golden docs bench-render bench-bake bench-upload bench-bootstrap
 fmt: setup ## format Python and shell
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

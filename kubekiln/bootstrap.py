@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How does a fresh host get what kubekiln needs? (`make setup`; standard library only.)
 
-Says what it is about to install, asks only on a terminal, uses sudo only for packages that are
-missing, and never touches the host's apt sources. Arguments: the scopes (kubekiln.host) of what is
-to be done; all, if none is given.
+Says what it is about to install, asks only on a terminal, uses sudo only for what is missing, and
+never touches the host's apt sources. Arguments: the scopes (kubekiln.host) of what is to be done;
+all, if none is given. `many-machines` is for those who boot nine container machines at once.
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ from kubekiln.host import missing_tools  # noqa: E402
 VENV = ROOT / ".venv"
 STAMP = VENV / "kubekiln-setup"
 SCOPES = ("bake", "qemu", "nspawn", "check")
+MANY_MACHINES = "many-machines"
+# Of one user; a container machine takes about twenty (docs/targets.md).
+WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
+ENOUGH_WATCHERS = 1024
 
 
 def main(scopes: Sequence[str] = ()) -> int:
     """Install what is missing for some scopes, or for all; 0 if the host is ready."""
     if sys.version_info < (3, 11):  # noqa: UP036 - this runs before anything checks it
         return _fail(f"Python {sys.version.split()[0]} is too old", "install Python 3.11 or newer")
-    packages = sorted({tool.package for tool in missing_tools(*(scopes or SCOPES))})
+    wanted = [scope for scope in scopes if scope != MANY_MACHINES]
+    packages = sorted({tool.package for tool in missing_tools(*(wanted or SCOPES))})
     if importlib.util.find_spec("ensurepip") is None:
         packages.append(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")
     if packages and not _install_packages(packages):
         return 1
+    if MANY_MACHINES in scopes:
+        _allow_watchers()
     return _make_venv()
 
 
@@ -45,9 +52,7 @@ def _install_packages(packages: list[str]) -> bool:
             "install them with your system's package manager, then run it again",
         )
         return False
-    # Without somebody to answer it must not ask for a password, which sudo does on any terminal.
-    sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
-    prefix = [] if os.geteuid() == 0 else sudo
+    prefix = _as_root()
     if prefix and not shutil.which("sudo"):
         _fail("not root and no sudo", f"as root: apt-get install {' '.join(packages)}")
         return False
@@ -64,6 +69,28 @@ def _install_packages(packages: list[str]) -> bool:
         return True
     _fail("apt-get failed", "its own message is above")
     return False
+
+
+def _allow_watchers() -> None:
+    """Raise a limit of the kernel's until the next boot; where that can't be, tests show it."""
+    have = int(WATCHERS.read_text())
+    if have >= ENOUGH_WATCHERS:
+        return
+    print(
+        f"setup: fs.inotify.max_user_instances, until the next boot: {ENOUGH_WATCHERS} instead of "
+        f"{have}, too few for nine container machines",
+        flush=True,
+    )
+    if sys.stdin.isatty() and not _agreed():
+        return
+    if _call([*_as_root(), "sh", "-c", f"echo {ENOUGH_WATCHERS} >{WATCHERS}"]) != 0:
+        print(f"setup: it stays at {have}: tests of many machines may fail", flush=True)
+
+
+def _as_root() -> list[str]:
+    # Without somebody to answer it must not ask for a password, which sudo does on any terminal.
+    sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
+    return [] if os.geteuid() == 0 else sudo
 
 
 def _agreed() -> bool:

@@ -127,6 +127,36 @@ def test_a_person_is_asked_first(
 
 
 @pytest.mark.parametrize(
+    ("have", "scopes", "raised"),
+    [
+        (128, ["bake", bootstrap.MANY_MACHINES], True),
+        (1024, ["bake", bootstrap.MANY_MACHINES], False),
+        (128, ["bake"], False),
+        (128, [], False),
+    ],
+)
+def test_only_who_boots_many_machines_gets_more_watchers(
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    have: int,
+    scopes: list[str],
+    raised: bool,
+) -> None:
+    limit = host.root / "limit"
+    limit.write_text(f"{have}\n")
+    monkeypatch.setattr(bootstrap, "WATCHERS", limit)
+    host.fails = ["sh"]
+
+    assert bootstrap.main(scopes) == 0, "a kernel that refuses is no reason to stop"
+
+    asked = [call for call in host.calls if "sh" in call]
+    assert asked == [["sh", "-c", f"echo 1024 >{limit}"]] * raised
+    said = capsys.readouterr().out
+    assert ("1024 instead of 128" in said) == ("it stays at 128" in said) == raised
+
+
+@pytest.mark.parametrize(
     ("absent", "told"),
     [("apt-get", "these packages are missing: mtools"), ("sudo", "apt-get install mtools")],
 )
