@@ -22,7 +22,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from kubekiln.process import Command, end, spawn
+from kubekiln.process import Command, Result, end, run, spawn
 from pipeline.targets.platform import FormatName, Instance, RemoteImage
 from pipeline.targets.vsphere import Settings, VSpherePlatform
 from pipeline.targets.vsphere_access import Access
@@ -52,8 +52,9 @@ class VSphereRig:
 
     @staticmethod
     def prepare() -> None:
-        """Build the simulator if it isn't in the cache: minutes, once."""
-        go_server("vcsim")
+        """Build the simulator and govc if they aren't in the cache: minutes, once."""
+        for name in ("vcsim", "govc"):
+            go_server(name)
 
     def __enter__(self) -> VSphereRig:
         program = go_server("vcsim")
@@ -140,12 +141,32 @@ class VSphereRig:
         """Log in beside the platform, to see what is there."""
         return session(Access.from_environment(self.environment), patience_s=60)
 
+    def govc(self, *words: str | Path, check: bool = True) -> Result:
+        """Run govmomi's own client, as the same user and with what `settings` names."""
+        wanted = self.settings()
+        home = f"/{wanted.datacenter}"
+        env = {
+            "GOVC_URL": self.address,
+            "GOVC_USERNAME": self.environment["VSPHERE_USER"],
+            "GOVC_PASSWORD": PASSWORD,
+            "GOVC_TLS_CA_CERTS": str(self.certificate),
+            "GOVC_PERSIST_SESSION": "false",
+            "GOVC_DATACENTER": home,
+            "GOVC_DATASTORE": wanted.datastore,
+            "GOVC_RESOURCE_POOL": f"{home}/host/{wanted.cluster}/Resources",
+            "GOVC_FOLDER": f"{home}/vm/{wanted.folder}",
+        }
+        return run(Command([go_server("govc"), *words], env=env, timeout_s=300), check=check)
+
+    def newest_upload(self) -> Path:
+        """Give the file of what was last sent to a lease, as it arrived."""
+        return max(self._uploads.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
     def disk_sha256(self, image: RemoteImage, scratch: Path) -> str:
         with self.session() as at:
             config = at.machine(image.id).config
             assert config is not None and config.template
-        (newest,) = sorted(self._uploads.iterdir(), key=lambda p: p.stat().st_mtime_ns)[-1:]
-        return raw_sha256(newest, "vmdk", scratch)
+        return raw_sha256(self.newest_upload(), "vmdk", scratch)
 
     def extra_config(self, instance: Instance) -> dict[str, str]:
         """Read what the machine's tools would answer for, and more."""

@@ -3,8 +3,9 @@
 // A vCenter of this test run: govmomi's simulator, with what it lacks and with troubles on request.
 //
 // Added: it keeps what is sent to an import's lease (the simulator hashes it and throws it away),
-// hashes it by SHA-256 where it is asked to, as vSphere 6.7 does (the simulator knows SHA-1), and
-// applies the annotation that a clone is to have (the simulator drops CloneSpec.config's fields).
+// hashes it by SHA-256, too, as vSphere 6.7 can (the simulator knows SHA-1), also unasked, as govc
+// doesn't ask, and applies the annotation that a clone is to have (the simulator drops
+// CloneSpec.config's fields).
 package main
 
 import (
