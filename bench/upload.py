@@ -20,6 +20,7 @@ from typing import Any
 
 from kubekiln.files import sha256_file
 from kubekiln.process import Command, run
+from pipeline.disk.ovf import Appliance, render_descriptor
 from pipeline.targets.platform import DiskImage
 from tests.platforms.fakes.pve_server import TOKEN
 from tests.platforms.rigs.azure import CONTAINER, AzureRig
@@ -28,6 +29,7 @@ from tests.platforms.rigs.libvirt import LibvirtRig
 from tests.platforms.rigs.openstack import OpenStackRig
 from tests.platforms.rigs.proxmox import ProxmoxRig
 from tests.platforms.rigs.rig import Rig
+from tests.platforms.rigs.vsphere import VSphereRig
 from tests.support.disks import make_image
 
 _MIB = 1 << 20
@@ -83,12 +85,25 @@ def by_blob_client(rig: AzureRig, image: DiskImage, scratch: Path) -> None:
         blob.delete_blob()
 
 
+def by_govc(rig: VSphereRig, image: DiskImage, scratch: Path) -> None:
+    """`govc import.ovf`, which compares nothing without `-m`."""
+    appliance = Appliance(_NAME, image.virtual_size)
+    descriptor = scratch / f"{_NAME}.ovf"
+    descriptor.write_text(render_descriptor(appliance, vmdk_size=image.size))
+    disk = scratch / appliance.disk_name
+    if not disk.is_symlink():
+        disk.symlink_to(image.path)
+    rig.govc("import.ovf", descriptor)
+    rig.govc("vm.destroy", _NAME)
+
+
 _CLIENTS: Mapping[str, tuple[type[Any], str, Callable[[Any, DiskImage, Path], None]]] = {
     "azure": (AzureRig, "azure-storage-blob", by_blob_client),
     "file": (FileRig, "cp", by_cp),
     "libvirt": (LibvirtRig, "virsh", by_virsh),
     "openstack": (OpenStackRig, "openstacksdk", by_sdk),
     "proxmox": (ProxmoxRig, "curl", by_curl),
+    "vsphere": (VSphereRig, "govc", by_govc),
 }
 
 
