@@ -54,6 +54,14 @@ def golden_update(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--golden-update"))
 
 
+@pytest.fixture
+def hangup_ends() -> Iterator[None]:
+    """Have SIGHUP end what a test starts, also under nohup, which keeps it from all below it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(autouse=True)
 def fence(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Refuse processes that aren't named by `@pytest.mark.processes`, and any outside address."""

@@ -94,6 +94,7 @@ def test_durations_read_well() -> None:
     assert [clock(4.24), clock(125)] == ["4.2 s", "2 m 05 s"]
 
 
+@pytest.mark.usefixtures("hangup_ends")
 @pytest.mark.processes("sh")
 @pytest.mark.parametrize(("before", "code"), [("", 130), ("trap '' HUP; ", 0)], ids=["", "nohup"])
 def test_the_end_of_the_terminal_is_an_interrupt_unless_it_is_ignored(

@@ -135,6 +135,7 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path) -> None:
     assert is_gone(tmp_path)
 
 
+@pytest.mark.usefixtures("hangup_ends")
 @pytest.mark.processes("setpriv", "python")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_however_we_end_the_engine_ends_with_us(tmp_path: Path, how: signal.Signals) -> None:
