@@ -26,6 +26,9 @@ MINIMAL: dict[str, Any] = {
     "network": {"node_cidr": "10.80.0.0/24", "gateway": "10.80.0.1"},
     "nodes": [{"name": "lab-1", "role": "single", "address": "10.80.0.11"}],
 }
+MASTER = {"name": "m-1", "role": "master", "address": "10.80.0.11"}
+BATCH = {"name": "batch", "addresses": "10.80.0.128/25", "max_nodes": 50}
+WEB = {"name": "web", "addresses": "10.80.0.64/26", "max_nodes": 20}
 
 
 def cluster_data(**changes: Any) -> dict[str, Any]:
@@ -33,6 +36,34 @@ def cluster_data(**changes: Any) -> dict[str, Any]:
     data = yaml.safe_load(yaml.safe_dump(MINIMAL))
     data["network"].update(changes.pop("network", {}))
     return {**data, **changes}
+
+
+def node(**changes: Any) -> dict[str, Any]:
+    """A node of its own, lab-2."""
+    return {"name": "lab-2", "role": "single", "address": "10.80.0.12", **changes}
+
+
+def masters(*roles: str, **changes: Any) -> dict[str, Any]:
+    """A cluster of as many masters as one needs, and nodes of other roles."""
+    return {
+        "nodes": [
+            {"name": f"n-{index}", "role": role, "address": f"10.80.0.{20 + index}"}
+            for index, role in enumerate(roles)
+        ],
+        **changes,
+    }
+
+
+def dual(*, nodes: list[dict[str, Any]] | None = None, **network: Any) -> dict[str, Any]:
+    """A single node of both families."""
+    both = {"node_cidr": ["10.80.0.0/24", "fd00:80::/64"], "gateway": ["10.80.0.1", "fd00:80::1"]}
+    one = [node(address=["10.80.0.11", "fd00:80::11"])]
+    return {"network": {**both, **network}, "nodes": nodes or one}
+
+
+def pools(*changes: dict[str, Any], **cluster: Any) -> dict[str, Any]:
+    """A cluster of one master and of pools, each `batch` but for its changes."""
+    return {"nodes": [MASTER], "pools": [BATCH | change for change in changes], **cluster}
 
 
 def only_ipv6(config: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import re
@@ -15,58 +14,22 @@ import pyrage
 import pytest
 import yaml
 
-from cloudinit import agefile, check
-from cloudinit.protect import NOTE_PATH, REST, SEALED_PATH
-from cloudinit.rendered import RenderedCluster, RenderedNode
-from cloudinit.rules import findings, load_cluster
+from cloudinit import agefile
+from cloudinit.protect import NOTE_PATH, SEALED_PATH
+from cloudinit.rendered import RenderedCluster
 from cloudinit.userdata import MANIFEST_PATH
-from kubekiln.channel import CHANNELS
 from kubekiln.errors import ConfigError
 from kubekiln.files import sha256_bytes
 from kubekiln.operations.prepare import key_dir_of
 from kubekiln.paths import Project
 from kubekiln.secret import Secret
 from pipeline.targets import nspawn, qemu
-from tests.support.clusters import (
-    cluster_data,
-    make_cluster,
-    make_project,
-    make_state,
-    render,
-    render_files,
-    snapshot,
-    write_cluster,
-)
+from tests.support.clusters import make_cluster, render, render_files, snapshot
 from tests.support.machines import make_machine
+from tests.support.protection import AGE, POOL, URL, keys_of, rest_of, unsealed, written
 
-AGE: dict[str, Any] = {"userdata": {"protect": "age"}}
-URL: dict[str, Any] = {"userdata": {"protect": "url", "server": "https://10.80.0.5:8443"}}
 WAYS = pytest.mark.parametrize("how", [AGE, URL], ids=["age", "url"])
 SECRET = re.compile(rb"PRIVATE KEY|secret:|AGE-SECRET")
-
-
-def written(node: RenderedNode) -> dict[str, dict[str, Any]]:
-    """What cloud-init would write, by path."""
-    return {e["path"]: e for e in yaml.safe_load(node.user_data.read_bytes())["write_files"]}
-
-
-def keys_of(root: Path, owner: str = "lab-1") -> Path:
-    return Project(root).keys_dir / "lab" / owner
-
-
-def unsealed(armored: str, identity: str) -> bytes:
-    raw = base64.b64decode("".join(armored.splitlines()[1:-1]))
-    opened: bytes = pyrage.decrypt(raw, [pyrage.x25519.Identity.from_str(identity.strip())])
-    return opened
-
-
-def rest_of(root: Path, node: RenderedNode) -> bytes:
-    """What the machine gets, as it would."""
-    files = written(node)
-    if SEALED_PATH not in files:
-        return (keys_of(root) / REST).read_bytes()
-    identity = (keys_of(root) / "kubekiln.age-key").read_text()
-    return unsealed(files[SEALED_PATH]["content"], identity)
 
 
 @WAYS
@@ -240,35 +203,6 @@ def test_a_url_is_offered_once_by_a_journal_that_does_not_hold_it(tmp_path: Path
     assert journal.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_second_look_finds_a_key_in_what_the_platform_gets(tmp_path: Path) -> None:
-    context = make_context(tmp_path)
-    planted = (
-        b"#cloud-config\nruncmd: []\nwrite_files:\n"
-        b"- {path: /etc/x, content: '-----BEGIN EC PRIVATE KEY-----'}\n"
-    )
-
-    said = list(check.exposure_problems(context, planted))
-
-    assert [line.partition(" ")[2] for line in said] == [
-        "user-data has the key runcmd",
-        "user-data of lab-1 shows a secret in /etc/x",
-        f"last file of protected user-data is not {NOTE_PATH}",
-    ]
-
-
-def make_context(root: Path) -> Any:
-    from cloudinit.render import render_payloads
-
-    cluster, project = make_cluster(**AGE), make_project(root)
-    return render_payloads(cluster, state=make_state(root), project=project)[0].context
-
-
-POOL: dict[str, Any] = {
-    "nodes": [{"name": "m", "role": "master", "address": "10.80.0.11"}],
-    "pools": [{"name": "batch", "addresses": "10.80.0.128/25", "max_nodes": 9}],
-}
-
-
 def test_machines_of_a_pool_share_a_key(tmp_path: Path) -> None:
     pool: RenderedCluster = render(tmp_path, **AGE, **POOL)
 
@@ -278,35 +212,6 @@ def test_machines_of_a_pool_share_a_key(tmp_path: Path) -> None:
     sealed = next(e for e in content["write_files"] if e["path"] == SEALED_PATH)["content"]
     identity = (keys_of(tmp_path, "batch") / "kubekiln.age-key").read_text()
     assert json.loads(gzip.decompress(unsealed(sealed, identity)))["files"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"userdata": {"protect": "url"}}, "protect url needs userdata.server"),
-        ({"userdata": {"protect": "age", "server": "https://a:1"}}, "is for protect: url, not for"),
-        ({"userdata": {"server": "http://10.80.0.5:8443"}}, "is not https://HOST:PORT"),
-        ({"userdata": {"server": "https://10.80.0.5"}}, "is not https://HOST:PORT"),
-        ({"userdata": {"server": "https://10.80.0.5:99999"}}, "is not https://HOST:PORT"),
-        ({**URL, **POOL}, "pool batch has many"),
-    ],
-)
-def test_a_wrong_protection_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    project = make_project(tmp_path)
-    write_cluster(project, cluster_data(**changes))
-
-    with pytest.raises(ConfigError, match=re.escape(said)) as refused:
-        load_cluster("lab", project)
-
-    assert "lab.yaml:" in str(refused.value)
-
-
-@pytest.mark.parametrize("server", ["https://[fd00::5]:8443/", "https://kiln.example:1"])
-def test_a_server_may_have_any_kind_of_name(server: str) -> None:
-    cluster = make_cluster(userdata={"protect": "url", "server": server})
-
-    assert findings(cluster) == []
-    assert cluster.userdata.server == server.rstrip("/")
 
 
 def test_local_targets_give_the_key_another_way_than_the_seed(tmp_path: Path) -> None:
@@ -328,7 +233,3 @@ def test_only_a_sealed_cluster_has_keys_for_its_targets(tmp_path: Path) -> None:
     assert key_dir_of(project, make_cluster(**AGE), "lab-1") == tmp_path / "build/keys/lab/lab-1"
     assert key_dir_of(project, make_cluster(**URL), "lab-1") is None
     assert key_dir_of(project, make_cluster(), "lab-1") is None
-
-
-def test_every_channel_that_keeps_it_readable_says_for_whom() -> None:
-    assert [name for name, channel in CHANNELS.items() if not channel.readable] == ["nocloud"]
