@@ -8,89 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from cloudinit.model import Cluster
 from cloudinit.offers import Offers
-from cloudinit.protect import NOTE_PATH
-from cloudinit.render import render_cluster
-from kubekiln.cli.main import app
-from kubekiln.errors import ConfigError, KubekilnError
-from kubekiln.operations.serve import Store, UserDataServer, listen_address
-from kubekiln.paths import Project
-from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
-from tests.support.node_runtime import STATIC_DIR  # noqa: F401 - puts node programs on the path
+from kubekiln.errors import KubekilnError
+from kubekiln.operations.serve import Store
+from tests.support.userdata_server import Site
 
-from kubekiln_node.clock import Clock  # isort: skip
-from kubekiln_node.protected import Note, ProtectedError, fetch, unpack  # isort: skip
-from kubekiln_node.waiting import Waiting  # isort: skip
-
-
-class Site:
-    """A rendered cluster, its server, and what both said."""
-
-    def __init__(self, root: Path, **changes: Any) -> None:
-        self.project = make_project(root)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.log: list[str] = []
-        self.console: list[str] = []
-        self.render(**changes)
-
-    def render(self, **changes: Any) -> None:
-        server = {"protect": "url", "server": f"https://127.0.0.1:{self.port}"}
-        userdata = server | changes.pop("userdata", {})
-        now = changes.pop("now", datetime.now(UTC))
-        self.cluster: Cluster = make_cluster(userdata=userdata, **changes)
-        self.made = render_cluster(self.cluster, project=self.project, now=now)
-
-    def note(self, index: int = 0) -> Note:
-        document = yaml.safe_load(self.made.nodes[index].user_data.read_bytes())
-        entries = {entry["path"]: entry["content"] for entry in document["write_files"]}
-        fields = json.loads(entries[NOTE_PATH])
-        assert fields.pop("schema") == 1
-        return Note(**fields)
-
-    @contextmanager
-    def server(self) -> Iterator[UserDataServer]:
-        store = Store(self.cluster, self.project)
-        with UserDataServer(store, "127.0.0.1", self.port, log=self.log.append) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
-                yield server
-            finally:
-                server.shutdown()
-                thread.join()
-
-    def fetch(self, note: Note, *, patience: int = 0) -> bytes:
-        """Ask as the node does; gives up where that would go on for ever."""
-        pauses: list[float] = []
-
-        def pause(seconds: float) -> None:
-            pauses.append(seconds)
-            if len(pauses) > patience:
-                raise TimeoutError
-
-        clock = iter(range(0, 10_000, 30))
-        waiting = Waiting(
-            note.owner, longest_pause_s=30.0, tell=self.console.append, sleep=pause,
-            clock=lambda: next(clock),
-        )  # fmt: skip
-        return fetch(note, clock=Clock(), tell=self.console.append, waiting=waiting)
+from kubekiln_node.protected import ProtectedError, unpack  # isort: skip
 
 
 @pytest.fixture
@@ -268,26 +199,6 @@ def test_a_failure_here_is_said_and_nothing_given(
     assert "a request failed: error: cannot write serve.journal" in site.log[0]
 
 
-def test_the_verb_says_who_has_not_fetched_yet_and_ends_well(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    server = {"protect": "url", "server": f"https://127.0.0.1:{site.port}"}
-    write_cluster(site.project, cluster_data(userdata=server))
-    monkeypatch.setattr(UserDataServer, "serve_forever", interrupt)
-    monkeypatch.chdir(site.project.root)
-
-    again = CliRunner().invoke(app, ["serve", "lab", "--again", "lab-1"])
-    result = CliRunner().invoke(app, ["serve", "lab", "--listen", f"127.0.0.1:{site.port}"])
-
-    assert again.output == "lab-1 may fetch once more, for 24 hours\n"
-    assert result.exit_code == 0
-    assert f"lab at https://127.0.0.1:{site.port}: 1 waits, 0 fetched, 0 expired" in result.output
-    assert re.search(r"authority sha256 [0-9A-F]{64}", result.output)
-
-
 def test_a_line_that_was_cut_off_counts_as_not_written(site: Site) -> None:
     offers = Offers(site.project.state_dir / "lab")
     whole = offers.path.read_text()
@@ -303,46 +214,6 @@ def test_a_line_that_was_cut_off_counts_as_not_written(site: Site) -> None:
     with pytest.raises(KubekilnError, match="cannot make sense of a line") as raised:
         offers.read()
     assert raised.value.problems[0].where == f"{offers.path}:1"
-
-
-def test_a_cluster_that_fetches_nothing_or_was_not_rendered_is_refused(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    server = {"protect": "url", "server": "https://127.0.0.1:1"}
-
-    with pytest.raises(ConfigError, match="the nodes of lab fetch nothing"):
-        Store(make_cluster(), project)
-    with pytest.raises(ConfigError, match="was not rendered yet"):
-        Store(make_cluster(userdata=server), project)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (None, ("0.0.0.0", 8443)),
-        ("10.80.0.5:9000", ("10.80.0.5", 9000)),
-        ("[fd00::5]:9000", ("fd00::5", 9000)),
-        ("8443", None),
-        ("10.80.0.5:99999", None),
-    ],
-)
-def test_where_to_listen(given: str | None, expected: tuple[str, int] | None) -> None:
-    server = {"protect": "url", "server": "https://kiln.example:8443"}
-    cluster = make_cluster(userdata=server)
-
-    if expected is None:
-        with pytest.raises(ConfigError, match="is not ADDRESS:PORT"):
-            listen_address(cluster, given)
-    else:
-        assert listen_address(cluster, given) == expected
-
-
-def test_a_port_that_is_taken_is_an_error_with_a_hint(site: Site) -> None:
-    store = Store(site.cluster, site.project)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", site.port))
-        taken.listen()
-        with pytest.raises(KubekilnError, match=f"cannot listen on 127.0.0.1 port {site.port}"):
-            UserDataServer(store, "127.0.0.1", site.port, log=print)
 
 
 def test_what_is_offered_again_is_what_is_rendered_now(site: Site) -> None:
@@ -386,12 +257,3 @@ def test_who_only_holds_connections_is_in_nobodys_way(site: Site) -> None:
             idle.enter_context(socket.create_connection(("127.0.0.1", site.port)))
 
         assert site.fetch(note)
-
-
-def test_a_server_before_the_first_rendering_of_its_kind_is_refused(tmp_path: Path) -> None:
-    project = make_project(tmp_path)
-    render_cluster(make_cluster(), project=project)
-    server = {"protect": "url", "server": "https://127.0.0.1:1"}
-
-    with pytest.raises(ConfigError, match="nothing of lab was rendered to be fetched"):
-        Store(make_cluster(userdata=server), project)
