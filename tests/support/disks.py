@@ -17,6 +17,8 @@ from pipeline.disk.writers import WRITERS, Source
 from pipeline.targets.platform import DiskImage, FormatName
 
 MIB = 1 << 20
+DISKS: tuple[FormatName, ...] = ("raw", "vmdk", "ova", "vhd")
+"""Formats of a disk alone, of which none wants it in whole GiB."""
 _QEMU_FORMATS: dict[FormatName, str] = {
     "raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "ova": "vmdk", "vhd": "vpc",
 }  # fmt: skip
@@ -54,6 +56,12 @@ def make_image(
         name="test", digest=sha256_bytes(b"%d" % seed), path=path, format=form,
         sha256=sha256_file(path), virtual_size=size_mib * MIB,
     )  # fmt: skip
+
+
+def as_image(path: Path, form: FormatName = "raw", content: bytes = b"a disk") -> DiskImage:
+    """Write a file and take it for an image; it is the disk of nothing."""
+    path.write_bytes(content)
+    return DiskImage("debian-13", "ab" * 32, path, form, sha256_file(path), 1 << 30)
 
 
 def publish(raw: Path, directory: Path, *, name: str = "test") -> Path:

@@ -3,15 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import ssl
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +13,15 @@ import pytest
 import urllib3
 import yaml
 
-from cloudinit.pki import Issuer, LeafSpec, issue_leaf, make_authority
 from kubekiln.errors import KubekilnError
-from kubekiln.files import sha256_file
-from kubekiln.secret import Secret
 from pipeline.targets import kubevirt_objects as objects
-from pipeline.targets.cdiupload import UploadProxy
 from pipeline.targets.console import parse_console
 from pipeline.targets.kubeapi import KubeApi
 from pipeline.targets.kubeerrors import Exists, Missing, errors_of, refusal
 from pipeline.targets.kubevirt import KubeVirtPlatform, Settings
 from pipeline.targets.kubevirt_checks import refusals
-from pipeline.targets.platform import (
-    DiskImage,
-    Instance,
-    InstanceSpec,
-    RemoteImage,
-    TransientError,
-)
+from pipeline.targets.platform import Instance, InstanceSpec, RemoteImage, TransientError
+from tests.support.disks import as_image
 
 IMAGE = RemoteImage("machines/kubekiln-debian-13-abc", "kubekiln-debian-13-abc")
 
@@ -58,11 +42,6 @@ def spec(tmp_path: Path) -> InstanceSpec:
     )  # fmt: skip
 
 
-def make_image(path: Path, form: Any = "raw", content: bytes = b"a disk") -> DiskImage:
-    path.write_bytes(content)
-    return DiskImage("debian-13", "ab" * 32, path, form, sha256_file(path), 1 << 30)
-
-
 def test_a_machine_has_the_node_s_cpus_memory_disk_and_card(spec: InstanceSpec) -> None:
     made = objects.machine(make_settings(), spec, IMAGE)["spec"]
 
@@ -79,7 +58,7 @@ def test_a_machine_has_the_node_s_cpus_memory_disk_and_card(spec: InstanceSpec) 
 def test_user_data_that_no_secret_takes_is_refused(spec: InstanceSpec, tmp_path: Path) -> None:
     (spec.seed_dir / "user-data").write_bytes(b"#" * (1 << 20))
 
-    (found,) = refusals(spec, make_image(tmp_path / "disk"), make_settings())
+    (found,) = refusals(spec, as_image(tmp_path / "disk"), make_settings())
 
     assert found.what.startswith("n1: user-data is 1,048,")
     assert found.what.endswith("a Kubernetes Secret takes 1,048,576")
@@ -112,7 +91,7 @@ def test_a_machine_is_off_until_its_secret_is_there(spec: InstanceSpec) -> None:
 def test_what_kubevirt_would_refuse_late_is_refused_early(
     spec: InstanceSpec, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    image = make_image(tmp_path / "disk")
+    image = as_image(tmp_path / "disk")
 
     (found,) = refusals(replace(spec, **change), image, make_settings())
 
@@ -149,7 +128,7 @@ def test_what_kubevirt_prints_becomes_a_state(
 
 
 def test_a_volume_counts_only_when_it_succeeded_and_bears_both_digests(tmp_path: Path) -> None:
-    image = make_image(tmp_path / "image.raw")
+    image = as_image(tmp_path / "image.raw")
     made = json.loads(json.dumps(objects.image_volume(make_settings(), image)))
     made["status"] = {"phase": "Succeeded"}
     assert not objects.is_whole(made, image), "its bytes weren't compared yet"
@@ -275,86 +254,6 @@ def test_a_context_that_isn_t_there_is_named(
         _ = KubeApi(context="elsewhere").namespace
 
 
-@contextlib.contextmanager
-def answering(directory: Path, answer: bytes, *, after: int) -> Iterator[tuple[int, Path]]:
-    """Serve TLS on a port: read `after` bytes, answer, close; give the port and the authority.
-
-    It closes as Go's server does (rstAvoidanceDelay): no more is read, and the answer gets out.
-    """
-    now = datetime.now(UTC)
-    authority = make_authority("test", algorithm="p256", days=1, now=now)
-    spec = LeafSpec("s", "test", "s", ("server",), addresses=(IPv4Address("127.0.0.1"),))
-    pair = issue_leaf(spec, Issuer.load(authority), algorithm="p256", days=1, now=now)
-    files = {"ca": authority.certificate, "crt": pair.certificate, "key": pair.key.reveal()}
-    for name, content in files.items():
-        (directory / name).write_bytes(content)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(directory / "crt", directory / "key")
-
-    read = threading.Event()
-
-    def serve() -> None:
-        client, _ = listener.accept()
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(OSError), tls.wrap_socket(client, server_side=True) as one:
-            left = after
-            while left > 0 and (piece := one.recv(min(left, 1 << 16))):
-                left -= len(piece)
-            one.sendall(answer)
-            one.shutdown(socket.SHUT_WR)
-            read.wait(0.5)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()[1], directory / "ca"
-        finally:
-            read.set()
-            thread.join()
-
-
-def test_a_refusal_that_comes_while_the_image_is_sent_is_read(tmp_path: Path) -> None:
-    said = (
-        b"Saving stream failed: effective image size is larger than the reported available storage"
-    )
-    answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
-    image = make_image(tmp_path / "image.qcow2", "qcow2", b"x" * (24 << 20))
-
-    with (
-        answering(tmp_path, answer % (len(said), said), after=100_000) as (port, ca),
-        pytest.raises(KubekilnError) as raised,
-    ):
-        UploadProxy(f"https://127.0.0.1:{port}", ca).send(image, Secret("token"), lambda _n: None)
-
-    assert not isinstance(raised.value, TransientError)
-    assert "too small" in str(raised.value.problems[0].hint)
-    assert "token" not in str(raised.value)
-
-
-def test_a_certificate_nobody_vouches_for_is_not_tried_again(tmp_path: Path) -> None:
-    image = make_image(tmp_path / "image.qcow2", "qcow2")
-    with (
-        answering(tmp_path, b"", after=1) as (port, _),
-        pytest.raises(KubekilnError, match="isn't believed") as raised,
-    ):
-        UploadProxy(f"https://127.0.0.1:{port}").send(image, Secret("token"), lambda _n: None)
-
-    assert not isinstance(raised.value, TransientError)
-
-
 def test_a_broken_connection_is_transient() -> None:
     with pytest.raises(TransientError, match="it: no answer"), errors_of("it"):
         raise urllib3.exceptions.ProtocolError("broken")
-
-
-@pytest.mark.parametrize(("but", "through"), [("", True), ("cdi.example", False)])
-def test_the_host_s_proxy_is_used_as_its_user_said(
-    monkeypatch: pytest.MonkeyPatch, but: str, through: bool
-) -> None:
-    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
-    monkeypatch.setenv("no_proxy", but)
-
-    pool = UploadProxy("https://cdi.example")._pool()
-
-    assert isinstance(pool, urllib3.ProxyManager) == through
