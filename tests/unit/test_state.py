@@ -4,18 +4,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from cloudinit import render as rendering
-from cloudinit.pki import LeafSpec, validity
 from cloudinit.state import StateError
 from cloudinit.statefile import Document, decode, encode
 from kubekiln.errors import ConfigError, StorageError
@@ -32,9 +28,6 @@ def rewrite(root: Path, change: Callable[[Document], object]) -> None:
     document = read(root)
     change(document)
     (root / "state" / "lab" / "state").write_bytes(encode(document))
-
-
-SPEC = LeafSpec("lab-1/use", "kubernetes", "someone", ("client",))
 
 
 def test_a_second_rendering_is_byte_identical(tmp_path: Path) -> None:
@@ -188,69 +181,6 @@ def test_nothing_new_is_nothing_written(tmp_path: Path) -> None:
     assert path.stat().st_ino == before.st_ino
 
 
-@pytest.mark.parametrize(("days", "renewed"), [(240, False), (250, True), (400, True)])
-def test_a_leaf_is_renewed_in_the_last_third_of_its_life(
-    tmp_path: Path, days: int, renewed: bool
-) -> None:
-    first = make_state(tmp_path)
-    pair = first.leaf(SPEC)
-    first.commit()
-
-    later = make_state(tmp_path, now=NOW + timedelta(days=days)).leaf(SPEC)
-
-    assert (later != pair) is renewed
-
-
-@pytest.mark.parametrize(
-    ("ahead", "renewed"),
-    [(timedelta(minutes=50), False), (timedelta(minutes=70), True), (timedelta(days=365), True)],
-    ids=str,
-)
-def test_a_leaf_that_was_issued_by_a_clock_ahead_is_issued_anew(
-    tmp_path: Path, ahead: timedelta, renewed: bool
-) -> None:
-    first = make_state(tmp_path)
-    first.complete()
-    first.commit()
-    wrong = make_state(tmp_path, now=NOW + ahead)
-    pair = wrong.leaf(SPEC)
-    wrong.commit()
-
-    right = make_state(tmp_path).leaf(SPEC)
-
-    assert (right != pair) is renewed
-    assert validity(right.certificate)[0] <= NOW
-
-
-@pytest.mark.parametrize(
-    ("ahead", "said"),
-    [(-3651, "ended on 2026-11-2.*it is 2026-11-23 06:00"), (1, "begins on 2026-11-24 05:00 UTC")],
-    ids=["ended", "not begun"],
-)
-def test_an_authority_of_another_time_is_refused_by_its_name(
-    tmp_path: Path, ahead: int, said: str
-) -> None:
-    render(tmp_path, now=NOW + timedelta(days=ahead))
-    before = snapshot(tmp_path)
-
-    with pytest.raises(StateError, match=f"authority kubernetes of cluster lab {said}") as error:
-        render(tmp_path)
-
-    assert "correct the clock" in str(error.value)
-    assert snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize(("days", "told"), [(3200, 0), (3300, 3)])
-def test_rendering_says_that_an_authority_ends_within_a_leafs_life(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], days: int, told: int
-) -> None:
-    render(tmp_path)
-
-    render(tmp_path, now=NOW + timedelta(days=days))
-
-    assert capsys.readouterr().err.count("of cluster lab ends on 2036-11-20") == told
-
-
 def test_rendering_removes_its_own_temporaries_and_nobody_elses_files(tmp_path: Path) -> None:
     directory = render(tmp_path).state_directory
     (directory / ".git" / "objects").mkdir(parents=True)
@@ -326,43 +256,3 @@ def test_control_plane_secrets_are_the_same_in_every_rendering_of_a_state(tmp_pa
     two = make_state(tmp_path)
 
     assert (two.service_account_key(), two.encryption_key(), two.authority("kubernetes")) == keys
-
-
-def test_the_host_kubeconfig_leads_to_the_forwarded_port(tmp_path: Path) -> None:
-    made = render(tmp_path, api={"host_port": 16443})
-
-    document = yaml.safe_load(made.admin_kubeconfig.read_text())
-
-    assert document["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:16443"
-    assert document["current-context"] == "lab"
-    # Of each way to the API its authority; of the user a certificate and a key.
-    assert json.dumps(document).count("-data") == 4
-
-
-@pytest.mark.parametrize(
-    ("changes", "server"),
-    [
-        ({}, "https://10.80.0.11:6443"),
-        ({"api": {"port": 8443, "extra_sans": ["api.lab.example"]}}, "https://api.lab.example:8443"),
-        (
-            {"api": {"vip": "10.80.0.9"}, "nodes": [{"name": "m", "role": "master",
-                                                     "address": "10.80.0.12"}]},
-            "https://10.80.0.9:6443",
-        ),
-        (
-            {"nodes": [{"name": "m", "role": "master", "address": "10.80.0.12"},
-                       {"name": "b", "role": "lb", "address": "10.80.0.13"}]},
-            "https://10.80.0.13:6443",
-        ),
-    ],
-)  # fmt: skip
-def test_the_host_kubeconfig_also_leads_through_the_nodes_network(
-    tmp_path: Path, changes: dict[str, Any], server: str
-) -> None:
-    document = yaml.safe_load(render(tmp_path, **changes).admin_kubeconfig.read_text())
-
-    assert document["clusters"][1] == {
-        "name": "lab-network",
-        "cluster": {**document["clusters"][0]["cluster"], "server": server},
-    }
-    assert document["contexts"][1]["name"] == "lab-network"
