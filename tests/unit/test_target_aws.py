@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of AWS, read of its answers, and made of its errors, without asking anybody?"""
+"""What is asked of AWS, and read of its answers, without asking anybody?"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,20 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import (
-    ConnectionClosedError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    SSLError,
-    WaiterError,
-)
-from botocore.parsers import ResponseParserError
 
 from kubekiln.config import load_model
 from kubekiln.errors import ConfigError, KubekilnError
 from pipeline.targets.aws import AwsPlatform
-from pipeline.targets.aws_blocks import UploadJournal, linear_checksum, side_by_side
-from pipeline.targets.aws_calls import HINTS, TRANSIENT_CODES, refusal, sdk_errors
 from pipeline.targets.aws_images import ami_name, register_request
 from pipeline.targets.aws_machines import (
     Network,
@@ -38,13 +26,7 @@ from pipeline.targets.aws_machines import (
     types_of,
 )
 from pipeline.targets.aws_settings import Settings
-from pipeline.targets.platform import (
-    DiskImage,
-    Instance,
-    InstanceSpec,
-    RemoteImage,
-    TransientError,
-)
+from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, RemoteImage
 
 NETWORK = Network("subnet-1", "eu-central-1a", (ip_network("10.80.0.0/24"),), ("sg-1",))
 AMI = RemoteImage("ami-1", "kubekiln-debian-13")
@@ -272,107 +254,6 @@ def test_arm_images_boot_by_uefi_alone(tmp_path: Path) -> None:
 
     assert (request["Architecture"], request["BootMode"]) == ("arm64", "uefi")
     assert request["Name"] == ami_name(image) == "kubekiln-debian-13-dddddddddddd-55555555"
-
-
-def answer(code: str, status: int = 400, message: str = "so it is.") -> dict[str, Any]:
-    return {"Error": {"Code": code, "Message": message},
-            "ResponseMetadata": {"HTTPStatusCode": status}}  # fmt: skip
-
-
-@pytest.mark.parametrize("code", sorted(TRANSIENT_CODES))
-def test_what_aws_may_do_in_a_moment_is_transient(code: str) -> None:
-    assert isinstance(refusal(answer(code), "ec2 run_instances"), TransientError)
-
-
-@pytest.mark.parametrize("code", sorted(HINTS.keys() - TRANSIENT_CODES))
-def test_what_aws_refuses_for_good_says_what_to_do(code: str) -> None:
-    error = refusal(answer(code), "ec2 run_instances")
-
-    assert not isinstance(error, TransientError)
-    (problem,) = error.problems
-    assert (problem.what, problem.where) == (f"{code}: so it is", "ec2 run_instances")
-    assert problem.hint
-
-
-def test_an_unknown_error_of_the_server_is_transient_and_one_of_ours_is_not() -> None:
-    assert isinstance(refusal(answer("Oddity", 500), "x"), TransientError)
-    assert not isinstance(refusal(answer("Oddity", 400), "x"), TransientError)
-    assert refusal(answer("Oddity", 403), "x").problems[0].hint
-
-
-def test_what_only_aws_can_decode_is_left_out() -> None:
-    said = "You are not authorized. Encoded authorization failure message: " + "A" * 3000
-
-    error = refusal(answer("UnauthorizedOperation", 403, said), "ec2 run_instances")
-
-    assert error.problems[0].what == "UnauthorizedOperation: You are not authorized"
-
-
-@pytest.mark.parametrize(
-    ("raised", "transient", "hint"),
-    [
-        (EndpointConnectionError(endpoint_url="http://x"), True, "reachable"),
-        (ConnectionClosedError(endpoint_url="http://x"), True, "reachable"),
-        (ResponseParserError("<html>\n<title>proxy</title>"), True, "reachable"),
-        (SSLError(endpoint_url="https://x", error="unknown CA"), False, "ca_bundle"),
-        (NoCredentialsError(), False, "aws configure"),
-        (WaiterError("w", "Max attempts exceeded", {}), True, "console"),
-        (WaiterError("w", "Waiter encountered a terminal failure state", {}), False, "console"),
-        (WaiterError("w", "An error occurred", answer("InvalidInstanceID.NotFound")), False, ""),
-        (WaiterError("w", "An error occurred", answer("InternalError", 500)), True, ""),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_no_exception_of_the_sdk_gets_out(raised: Exception, transient: bool, hint: str) -> None:
-    with pytest.raises(KubekilnError) as caught, sdk_errors("ec2 run_instances"):
-        raise raised
-
-    assert isinstance(caught.value, TransientError) is transient
-    (problem,) = caught.value.problems
-    assert "\n" not in problem.what
-    assert hint in (problem.hint or "")
-
-
-def test_the_checksum_of_all_is_that_of_the_blocks_in_their_order() -> None:
-    sums = {index: hashlib.sha256(b"%d" % index).digest() for index in (7, 0, 300)}
-
-    joined = sums[0] + sums[7] + sums[300]
-
-    assert base64.b64decode(linear_checksum(sums)) == hashlib.sha256(joined).digest()
-
-
-def test_a_journal_counts_only_what_is_in_its_snapshot(tmp_path: Path) -> None:
-    image = tmp_path / "disk.raw"
-    journal = UploadJournal.load(image, "s1", "eu")
-    token = journal.begin()
-    journal.started("snap-1")
-    journal.put(3)
-    with journal.path.open("a") as cut_off:
-        cut_off.write('\n{"block": 4')
-
-    again = UploadJournal.load(image, "s1", "eu")
-    assert (again.token, again.snapshot, again.done) == (token, "snap-1", {3})
-    again.started("snap-2")
-    assert UploadJournal.load(image, "s1", "eu").done == set()
-
-    for other in (UploadJournal.load(image, "s2", "eu"), UploadJournal.load(image, "s1", "us")):
-        assert (other.token, other.snapshot, other.done) == ("", "", set())
-
-
-def test_the_first_failure_ends_what_is_done_side_by_side() -> None:
-    done: list[int] = []
-
-    def act(index: int) -> int:
-        if index == 3:
-            raise KubekilnError("no")
-        done.append(index)
-        return index
-
-    with pytest.raises(KubekilnError):
-        side_by_side(act, range(1000), 1)
-
-    assert len(done) < 1000
-    assert side_by_side(lambda index: index, [5, 1], 4) == [5, 1]
 
 
 @pytest.mark.parametrize(
