@@ -27,6 +27,15 @@ ELEMENT_DIR = ROOT / "elements" / "k8s-node-runtime"
 STATIC_DIR = ELEMENT_DIR / "static"
 PROGRAMS_DIR = STATIC_DIR / "usr/lib/kubekiln"
 
+POOL_FIELDS: dict[str, Any] = {
+    "name": "batch",
+    "prefix": "batch-",
+    "addresses": "127.0.0.0/8",
+    "token_id": "abcdef",
+    "token_expires": 1_800_000_000,
+}
+"""A pool as its machines' manifests have it."""
+
 # What lies in static/ lands in the image: no __pycache__ there.
 sys.dont_write_bytecode = True
 if str(PROGRAMS_DIR) not in sys.path:
