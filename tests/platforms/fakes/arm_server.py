@@ -18,7 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.platforms.fakes.arm import KINDS, SUBSCRIPTION, Arm, ArmError, Operation
+from tests.platforms.fakes.arm import KINDS, SUBSCRIPTION, Arm, Operation
+from tests.platforms.fakes.arm_rules import ArmError
 from tests.support.servers import TlsServer, serving
 from tests.support.tls import Certificate
 

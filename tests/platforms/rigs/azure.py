@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 from pipeline.targets.azure import AzurePlatform, Settings
 from pipeline.targets.azure_account import Pace
 from pipeline.targets.platform import FormatName, Instance, RemoteImage
-from tests.platforms.fakes.arm import SUBSCRIPTION, Arm, Resource
+from tests.platforms.fakes.arm import SUBSCRIPTION, Arm
+from tests.platforms.fakes.arm_rules import Resource
 from tests.platforms.fakes.arm_server import GOOD_HEADER, ArmServer, identity_endpoint
 from tests.platforms.rigs.rig import NOBODY, Trouble
 from tests.support.azurite import ACCOUNT, KEY, azurite
