@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from cloudinit.seed import build_iso
-from pipeline.targets.platform import DiskImage, InstanceSpec
+from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage
 from tests.platforms.rigs.aws import AwsRig
 from tests.platforms.rigs.azure import AzureRig
 from tests.platforms.rigs.file import FileRig
@@ -17,7 +20,7 @@ from tests.platforms.rigs.kubevirt import KubeVirtRig
 from tests.platforms.rigs.libvirt import LibvirtRig
 from tests.platforms.rigs.openstack import OpenStackRig
 from tests.platforms.rigs.proxmox import ProxmoxRig
-from tests.platforms.rigs.rig import Rig
+from tests.platforms.rigs.rig import Images, Rig, upload
 from tests.platforms.rigs.vsphere import VSphereRig
 from tests.support.disks import make_image
 
@@ -34,7 +37,10 @@ RIGS: dict[str, type[Rig]] = {
 # What is tried on a server, or with a tool, that is installed first: `make test` leaves it to
 # `make platforms`.
 _INSTALLED = frozenset({"aws", "azure", "libvirt", "openstack", "vsphere"})
-_WITH_TOOLS = frozenset({"test_aws", "test_azure", "test_export", "test_terraform"})
+_WITH_TOOLS = frozenset({
+    "test_aws_images", "test_aws_machines", "test_azure_images", "test_azure_machines",
+    "test_export", "test_terraform",
+})  # fmt: skip
 USER_DATA = b"#cloud-config\n# " + bytes(range(97, 123)) * 20 + b"\nhostname: lab-1\n"
 
 
@@ -89,12 +95,84 @@ CACHE: dict[tuple[str, int], DiskImage] = {}
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory, server: Rig) -> tuple[DiskImage, DiskImage]:
+def images(tmp_path_factory: pytest.TempPathFactory, server: Rig) -> Images:
     """Two small images in the platform's format."""
     directory = tmp_path_factory.mktemp("images")
     for seed in (1, 2):
         CACHE[server.format, seed] = make_image(directory, server.format, seed=seed)
     return CACHE[server.format, 1], CACHE[server.format, 2]
+
+
+@pytest.fixture
+def image(rig: Rig, images: Images) -> RemoteImage:
+    """The first of them, uploaded."""
+    return upload(rig.connect(), images[0])
+
+
+@pytest.fixture
+def daemon(rig: Rig) -> LibvirtRig:
+    """The server of tests that are libvirt's alone."""
+    return cast("LibvirtRig", rig)
+
+
+@pytest.fixture
+def vcenter(rig: Rig, images: Images) -> VSphereRig:
+    """The server of tests that are vSphere's alone."""
+    del images  # which are looked for when a test has ended
+    return cast("VSphereRig", rig)
+
+
+@pytest.fixture(scope="module")
+def aws_server() -> Iterator[AwsRig]:
+    """A server of a file's own: its tests set rules, and count all that was asked."""
+    with AwsRig() as rig:
+        yield rig
+
+
+@pytest.fixture
+def aws(aws_server: AwsRig) -> Iterator[AwsRig]:
+    """AWS of tests that are its alone, without rules; empty again when one has ended."""
+    aws_server.tell(rules=[])
+    yield aws_server
+    aws_server.tell(rules=[])
+    platform = aws_server.connect()
+    for instance in platform.list_instances():
+        platform.delete(instance)
+    aws_server.remove_images()
+    assert aws_server.leftovers() == []
+
+
+@pytest.fixture
+def raw_image(tmp_path: Path) -> DiskImage:
+    """A smaller image than the contract's, as AWS takes it."""
+    return make_image(tmp_path, "raw", size_mib=8)
+
+
+@pytest.fixture(scope="module")
+def azure_server() -> Iterator[AzureRig]:
+    """A server of a file's own: its tests change what it keeps."""
+    with AzureRig() as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def vhd_image(tmp_path_factory: pytest.TempPathFactory) -> DiskImage:
+    """An image as Azure takes it."""
+    return make_image(tmp_path_factory.mktemp("images"), "vhd")
+
+
+@pytest.fixture
+def azure(azure_server: AzureRig, vhd_image: DiskImage) -> Iterator[AzureRig]:
+    """Azure of tests that are its alone, refusing nothing; empty again when one has ended."""
+    azure_server.arm.refuse.clear()
+    yield azure_server
+    platform = azure_server.connect()
+    for instance in platform.list_instances():
+        platform.delete(instance)
+    found = platform.find_image(vhd_image)
+    if found:
+        platform.delete_image(found)
+    assert azure_server.leftovers() == []
 
 
 @pytest.fixture
@@ -122,3 +200,18 @@ def make_spec(directory: Path, node: str, *, user_data: bytes = USER_DATA) -> In
         macs=(f"52:54:00:aa:bb:{number:02x}",), addresses=(f"10.80.0.{10 + number}",),
         cpus=1, memory_mib=256, disk_gib=1,
     )  # fmt: skip
+
+
+def make_large(spec: InstanceSpec) -> InstanceSpec:
+    """Give a node more user-data than any platform takes."""
+    noise = random.Random(1).randbytes(1 << 20).hex()
+    (spec.seed_dir / "user-data").write_text(f"#cloud-config\n# {noise}\n")
+    return spec
+
+
+ODD: Mapping[str, Callable[[InstanceSpec], InstanceSpec]] = {
+    "user-data": make_large,
+    "cards": lambda spec: replace(spec, macs=tuple(f"52:54:00:aa:cc:{n:02x}" for n in range(9))),
+    "disk": lambda spec: replace(spec, disk_gib=0),
+}
+"""What may be wrong with a node, and how one becomes such."""

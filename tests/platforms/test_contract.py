@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import random
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -19,29 +17,14 @@ import pytest
 from kubekiln.errors import KubekilnError
 from kubekiln.operations.delivery import Delivery
 from kubekiln.paths import Project
-from pipeline.targets.platform import DiskImage, InstanceSpec, TransientError
-from tests.platforms.conftest import RIGS, USER_DATA, make_spec
-from tests.platforms.rigs.rig import Rig
+from pipeline.targets.platform import InstanceSpec, TransientError
+from tests.platforms.conftest import ODD, RIGS, USER_DATA, make_spec
+from tests.platforms.rigs.rig import Images, Rig
 from tests.support.disks import raw_sha256
 
 pytestmark = [pytest.mark.platforms, pytest.mark.timeout(300)]
 
-Images = tuple[DiskImage, DiskImage]
 SUPPORT = Path(__file__).resolve().parents[2] / "docs/support.md"
-
-
-def make_large(spec: InstanceSpec) -> InstanceSpec:
-    noise = random.Random(1).randbytes(1 << 20).hex()
-    (spec.seed_dir / "user-data").write_text(f"#cloud-config\n# {noise}\n")
-    return spec
-
-
-ODD: Mapping[str, Callable[[InstanceSpec], InstanceSpec]] = {
-    "user-data": make_large,
-    "cards": lambda spec: replace(spec, macs=tuple(f"52:54:00:aa:cc:{n:02x}" for n in range(9))),
-    "disk": lambda spec: replace(spec, disk_gib=0),
-}
-"""What may be wrong with a node, and how one becomes such."""
 
 
 def need(rig: Rig, what: str) -> None:

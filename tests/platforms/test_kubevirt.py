@@ -13,10 +13,11 @@ import pytest
 
 from kubekiln.errors import IntegrityError, KubekilnError
 from pipeline.targets.kubevirt_objects import volume_name
-from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, TransientError
+from pipeline.targets.platform import Instance, InstanceSpec, TransientError
 from tests.platforms.conftest import make_spec
 from tests.platforms.rigs.kubevirt import KubeVirtRig
 from tests.platforms.rigs.kubevirt_world import NAMESPACE
+from tests.platforms.rigs.rig import Images
 from tests.support.disks import make_image, raw_sha256
 from tests.support.waiting import until
 
@@ -30,9 +31,6 @@ pytestmark = [
 MACHINES = f"/apis/kubevirt.io/v1/namespaces/{NAMESPACE}/virtualmachines"
 VOLUMES = f"/apis/cdi.kubevirt.io/v1beta1/namespaces/{NAMESPACE}/datavolumes"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-
-
-Images = tuple[DiskImage, DiskImage]
 
 
 def ignore(_count: int) -> None:

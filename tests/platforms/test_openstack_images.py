@@ -12,9 +12,9 @@ import pytest
 from kubekiln.errors import IntegrityError
 from kubekiln.files import sha256_file
 from kubekiln.process import Command, run
-from pipeline.targets.platform import DiskImage, TransientError
+from pipeline.targets.platform import TransientError
 from tests.platforms.rigs.openstack import OpenStackRig
-from tests.platforms.rigs.rig import Rig
+from tests.platforms.rigs.rig import Images, Rig
 from tests.support.disks import make_image, raw_sha256
 
 pytestmark = [
@@ -22,7 +22,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.parametrize("server", ["openstack"], indirect=True),
 ]
-Images = tuple[DiskImage, DiskImage]
 
 
 def ignore(_more: int) -> None: ...

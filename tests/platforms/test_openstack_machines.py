@@ -13,17 +13,16 @@ import pytest
 from openstack.compute.v2.server import Server
 
 from kubekiln.errors import KubekilnError
-from pipeline.targets.platform import DiskImage, InstanceSpec, RemoteImage, TransientError
+from pipeline.targets.platform import InstanceSpec, RemoteImage, TransientError
 from tests.platforms.conftest import make_spec
 from tests.platforms.rigs.openstack import OpenStackRig
-from tests.platforms.rigs.rig import Rig
+from tests.platforms.rigs.rig import Images, Rig
 
 pytestmark = [
     pytest.mark.platforms,
     pytest.mark.timeout(300),
     pytest.mark.parametrize("server", ["openstack"], indirect=True),
 ]
-Images = tuple[DiskImage, DiskImage]
 
 
 def ignore(_more: int) -> None: ...

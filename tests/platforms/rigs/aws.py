@@ -21,6 +21,7 @@ from typing import Any
 import boto3
 import pytest
 
+from kubekiln.operations.retrying import Patience
 from kubekiln.process import Command, spawn
 from pipeline.targets.aws import AwsPlatform, connect
 from pipeline.targets.aws_settings import Settings
@@ -44,6 +45,8 @@ _TROUBLES: Mapping[str, list[dict[str, Any]]] = {
          "code": "ServiceQuotaExceededException"},
     ],
 }  # fmt: skip
+Sent = list[tuple[str, dict[str, Any]]]
+"""Names of actions, each with its arguments."""
 
 
 def documented_policy() -> str:
@@ -144,6 +147,15 @@ class AwsRig:
               ["NetworkInterfaces"]),
         ]  # fmt: skip
 
+    def remove_images(self) -> None:
+        """Remove what was uploaded, and what is left of it."""
+        ec2 = self.admin("ec2")
+        tagged = [{"Name": "tag-key", "Values": ["kubekiln-image"]}]
+        for ami in ec2.describe_images(Owners=["self"], Filters=tagged)["Images"]:
+            ec2.deregister_image(ImageId=ami["ImageId"])
+        for snapshot in ec2.describe_snapshots(Filters=tagged)["Snapshots"]:
+            ec2.delete_snapshot(SnapshotId=snapshot["SnapshotId"])
+
     def admin(self, service: str) -> Any:
         """Give a client that may do everything."""
         if service not in self._clients:
@@ -215,3 +227,22 @@ class AwsRig:
 
 def _profile(name: str, key: str, secret: str) -> str:
     return f"[{name}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
+
+
+def listen(platform: AwsPlatform, *actions: str) -> Sent:
+    """Keep what the platform sends, as botocore's model of the service has it."""
+    sent: Sent = []
+    for service, attempts in (("ec2", 1), ("ebs", 1), ("ebs", 4)):
+        client = platform._connection.api(service, attempts=attempts)._client
+
+        def keep(params: dict[str, Any], model: Any, **_: Any) -> None:
+            if model.name in actions:
+                sent.append((model.name, dict(params)))
+
+        client.meta.events.register("provide-client-params.*.*", keep)
+    return sent
+
+
+def quick() -> Patience:
+    """Wait as long as nobody notices before it is tried again."""
+    return Patience(first_wait_s=0.01, longest_wait_s=0.1)

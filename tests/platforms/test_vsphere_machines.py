@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vCenter is asked for beyond the shared contract, and what happens when it can't.
+"""What is a vCenter asked for to make a machine, and what of it stays with whom?
 
 The server is govmomi's simulator: what it keeps of a request is compared with what was meant.
 """
@@ -10,43 +10,21 @@ import base64
 import gzip
 import http.client
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
 from pyVmomi import vim
 
-from kubekiln.errors import IntegrityError, KubekilnError
-from pipeline.targets import vsphere_import
-from pipeline.targets.platform import DiskImage, Instance, InstanceSpec, RemoteImage, TransientError
-from pipeline.targets.vsphere import VSpherePlatform
-from pipeline.targets.vsphere_session import Session
-from tests.platforms.conftest import make_spec
-from tests.platforms.rigs.rig import Trouble
+from kubekiln.errors import KubekilnError
+from pipeline.targets.platform import Instance, InstanceSpec, RemoteImage, TransientError
+from tests.platforms.rigs.rig import Images, Trouble, upload
 from tests.platforms.rigs.vsphere import FOLDER, VSphereRig
 
 pytestmark = [
     pytest.mark.platforms, pytest.mark.timeout(300),
     pytest.mark.parametrize("server", ["vsphere"], indirect=True),
 ]  # fmt: skip
-
-Images = tuple[DiskImage, DiskImage]
-
-
-@pytest.fixture
-def vcenter(rig: object, images: Images) -> VSphereRig:
-    del images  # which are looked for when a test has ended
-    return cast("VSphereRig", rig)
-
-
-@pytest.fixture
-def image(vcenter: VSphereRig, images: Images) -> RemoteImage:
-    return upload(vcenter.connect(), images[0])
-
-
-def upload(platform: VSpherePlatform, image: DiskImage) -> RemoteImage:
-    return platform.upload(image, lambda _n: None)
 
 
 def config_of(vcenter: VSphereRig, instance: Instance) -> vim.vm.ConfigInfo:
@@ -116,24 +94,6 @@ def test_cloud_init_finds_the_network_in_the_metadata(
     }
 
 
-def test_a_half_imported_image_is_there_does_not_count_and_goes_with_the_next_upload(
-    vcenter: VSphereRig, images: Images
-) -> None:
-    with pytest.raises(TransientError):
-        upload(vcenter.connect("cut"), images[0])
-    half = vcenter.leftovers()
-    assert images[0].remote_name in half
-    platform = vcenter.connect()
-    assert platform.find_image(images[0]) is None
-
-    whole = upload(platform, images[0])
-
-    assert vcenter.leftovers().count(images[0].remote_name) == 1
-    steps: list[int] = []
-    assert platform.upload(images[0], steps.append) == whole, "asked again it sends nothing"
-    assert sum(steps) == images[0].size
-
-
 @pytest.mark.parametrize("trouble", ["cut", "server-error"])
 def test_a_half_made_machine_is_shown_as_failed_and_made_anew(
     vcenter: VSphereRig, image: RemoteImage, spec: InstanceSpec, trouble: Trouble
@@ -148,48 +108,6 @@ def test_a_half_made_machine_is_shown_as_failed_and_made_anew(
 
     assert platform.list_instances() == [made]
     assert (made.state, made.id == half.id) == ("running", False)
-
-
-@pytest.mark.parametrize("host", ["sha256", "sha1"])
-@pytest.mark.parametrize("what", ["on their way", "on our disk"])
-def test_bytes_that_were_changed_are_noticed(
-    vcenter: VSphereRig, images: Images, host: str, what: str
-) -> None:
-    platform = vcenter.connect()
-    knows_sha1_only = {"HttpNfcLeaseSetManifestChecksumType": "unknown"} if host == "sha1" else {}
-    wanted = images[0]
-    if what == "on our disk":
-        wanted = replace(wanted, sha256="0" * 64)
-    vcenter.make_trouble(knows_sha1_only | ({"upload": "other"} if what == "on their way" else {}))
-
-    with pytest.raises(IntegrityError, match="when it was made"):
-        upload(platform, wanted)
-
-    assert platform.find_image(wanted) is None
-    vcenter.make_trouble(knows_sha1_only)
-    assert upload(platform, images[0]) == platform.find_image(images[0])
-
-
-def test_what_a_lease_failed_of_is_said(vcenter: VSphereRig, images: Images) -> None:
-    vcenter.connect()
-    unknown = vcenter.settings().model_copy(update={"hardware_version": "of tomorrow"})
-    platform = VSpherePlatform(unknown, vcenter.environment)
-
-    with pytest.raises(KubekilnError, match="it refuses that .NotSupported"):
-        upload(platform, images[0])
-
-    assert vcenter.leftovers() == []
-
-
-def test_a_datastore_with_less_room_than_the_file_is_refused(
-    vcenter: VSphereRig, images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(DiskImage, "size", property(lambda _image: 1 << 60))
-
-    with pytest.raises(KubekilnError, match="LocalDS_0 has .* GB free"):
-        upload(vcenter.connect(), images[0])
-
-    assert vcenter.leftovers() == []
 
 
 @pytest.mark.parametrize("kind", ["image", "machine"])
@@ -294,23 +212,6 @@ def test_user_data_is_forgotten_on_request_and_the_instance_stays_the_same(
     assert platform.list_instances() == [made]
 
 
-def test_masters_are_kept_apart_as_long_as_there_are_two(
-    vcenter: VSphereRig, image: RemoteImage, tmp_path: Path
-) -> None:
-    platform = vcenter.connect(anti_affinity=True)
-    made = [
-        platform.create(replace(make_spec(tmp_path, f"lab-{number}"), role=role), image)
-        for number, role in ((1, "master"), (2, "worker"), (3, "master"))
-    ]
-
-    assert rules(vcenter) == {"kubekiln-lab-masters": {made[0].id, made[2].id}}
-    fourth = platform.create(replace(make_spec(tmp_path, "lab-4"), role="master"), image)
-    assert rules(vcenter)["kubekiln-lab-masters"] == {made[0].id, made[2].id, fourth.id}
-    for one in (fourth, made[0]):
-        platform.delete(one)
-    assert rules(vcenter) == {}
-
-
 def test_a_machine_is_removed_although_its_networks_and_its_hosts_are_gone(
     vcenter: VSphereRig, image: RemoteImage, spec: InstanceSpec
 ) -> None:
@@ -324,75 +225,6 @@ def test_a_machine_is_removed_although_its_networks_and_its_hosts_are_gone(
     assert elsewhere.list_instances() == []
 
 
-def rules(vcenter: VSphereRig) -> dict[str, set[str]]:
-    with vcenter.session() as at:
-        config = cluster_of(at).configurationEx
-        assert isinstance(config, vim.cluster.ConfigInfoEx)
-        return {
-            str(rule.name): {machine._GetMoId() for machine in rule.vm}
-            for rule in config.rule
-            if isinstance(rule, vim.cluster.AntiAffinityRuleSpec) and rule.enabled
-        }
-
-
-def test_without_drs_machines_go_to_the_hosts_with_the_fewest(
-    vcenter: VSphereRig, images: Images, tmp_path: Path
-) -> None:
-    switch_drs(vcenter, on=False)
-    platform = vcenter.connect()
-    image = upload(platform, images[0])
-
-    made = [platform.create(make_spec(tmp_path, f"lab-{n}"), image) for n in (1, 2)]
-
-    switch_drs(vcenter, on=True)
-    with vcenter.session() as at:
-        hosts = {at.machine(one.id).runtime.host for one in made}
-    assert len(hosts) == 2
-
-
-def test_without_drs_a_cluster_of_which_no_host_is_in_service_is_refused(
-    vcenter: VSphereRig, images: Images
-) -> None:
-    switch_drs(vcenter, on=False)
-    with vcenter.session() as at:
-        for host in cluster_of(at).host:
-            at.wait(host.EnterMaintenanceMode_Task(0, False, None))
-
-    with pytest.raises(KubekilnError, match="no host in service that reaches LocalDS_0"):
-        upload(vcenter.connect(), images[0])
-
-    with vcenter.session() as at:
-        for host in cluster_of(at).host:
-            at.wait(host.ExitMaintenanceMode_Task(0))
-    switch_drs(vcenter, on=True)
-
-
-def switch_drs(vcenter: VSphereRig, *, on: bool) -> None:
-    with vcenter.session() as at:
-        wanted = vim.cluster.ConfigSpecEx(drsConfig=vim.cluster.DrsConfigInfo(enabled=on))
-        at.wait(cluster_of(at).ReconfigureComputeResource_Task(wanted, True))
-
-
-def cluster_of(at: Session) -> vim.ClusterComputeResource:
-    cluster = at.search.FindByInventoryPath("DC0/host/DC0_C0")
-    assert isinstance(cluster, vim.ClusterComputeResource)
-    return cluster
-
-
-def test_all_that_a_target_names_and_is_not_there_is_said_at_once(vcenter: VSphereRig) -> None:
-    platform = vcenter.connect(
-        cluster="C9", folder="none", datastore="DS9", networks=("VM Network", "N9")
-    )
-
-    problems = platform.problems()
-
-    assert [problem.where for problem in problems] == [
-        "cluster", "folder", "template_folder", "datastore", "networks[1]",
-    ]  # fmt: skip
-    assert problems[0].what.endswith("has no ComputeResource /DC0/host/C9")
-    assert problems[0].hint == "`govc ls -l /DC0/host` shows what is there"
-
-
 def test_a_missing_privilege_is_named(
     vcenter: VSphereRig, image: RemoteImage, spec: InstanceSpec
 ) -> None:
@@ -404,44 +236,3 @@ def test_a_missing_privilege_is_named(
 
     assert not isinstance(raised.value, TransientError)
     vcenter.make_trouble({})
-
-
-def test_a_certificate_that_nobody_vouches_for_is_refused_unless_that_is_wanted(
-    vcenter: VSphereRig,
-) -> None:
-    environment = vcenter.environment
-    del environment["GOVC_TLS_CA_CERTS"]
-
-    (problem,) = VSpherePlatform(vcenter.settings(), environment).problems()
-
-    assert "certificate isn't trusted" in problem.what
-    environment["VSPHERE_ALLOW_UNVERIFIED_SSL"] = "true"
-    assert VSpherePlatform(vcenter.settings(), environment).problems() == []
-
-
-def test_a_host_is_trusted_by_the_thumbprint_that_its_vcenter_gave(vcenter: VSphereRig) -> None:
-    connection = vcenter.http()
-    connection.connect()
-    thumbprint = vcenter.thumbprint()
-
-    vsphere_import.check_thumbprint(connection.sock, thumbprint, "esx1")
-    with pytest.raises(KubekilnError, match="esx1 has another certificate"):
-        vsphere_import.check_thumbprint(connection.sock, thumbprint.replace("A", "B"), "esx1")
-    connection.close()
-
-
-def test_no_session_is_left_open_however_an_act_ends(
-    vcenter: VSphereRig, images: Images, spec: InstanceSpec
-) -> None:
-    platform = vcenter.connect()
-    platform.create(spec, upload(platform, images[0]))
-    with pytest.raises(TransientError):
-        upload(vcenter.connect("server-error"), images[1])
-    vcenter.connect("wrong-credentials").problems()
-    vcenter.connect()
-
-    with vcenter.session() as at:
-        sessions = at.content.sessionManager
-        assert sessions is not None
-        assert len(sessions.sessionList) == 1, "this one"
-    upload(platform, images[1])
