@@ -21,9 +21,9 @@ from pipeline.targets import registry
 from pipeline.targets.record import record_of, write_record
 from tests.support.clusters import make_project, snapshot
 from tests.support.host import let_bake
+from tests.support.kubeconfigs import rendered
 from tests.support.machines import make_machine
 from tests.support.target import FakeTarget
-from tests.unit.test_kubeconfig import rendered
 
 
 @pytest.fixture

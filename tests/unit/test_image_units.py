@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pytest
 
 from tests.conftest import ROOT
-from tests.unit.test_units import verify
+from tests.support.units import verify
 
 ELEMENTS = sorted(ROOT.glob("elements/*/static"))
 _DIRECTORIES = ("usr/lib/systemd/system", "etc/systemd/system")

@@ -15,7 +15,7 @@ from cloudinit.part import NodeFile
 from cloudinit.pki import load_key, public_pem
 from kubekiln.secret import Secret
 from tests.support.clusters import render_example, render_files
-from tests.unit.test_units import CIS_APISERVER
+from tests.support.units import CIS_APISERVER
 
 PKI = "/etc/kubernetes/pki"
 INIT, JOIN = "/etc/kubernetes/kubeadm/init.yaml", "/etc/kubernetes/kubeadm/join.yaml"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +12,8 @@ from kubekiln.errors import ConfigError, KubekilnError, StorageError
 from kubekiln.operations import kubeconfigfile
 from kubekiln.operations.down import forget_contexts
 from kubekiln.operations.kubeconfig import merge, merged_clusters, unmerge
-from kubekiln.paths import Project, user_kubeconfig
+from kubekiln.paths import user_kubeconfig
+from tests.support.kubeconfigs import rendered
 
 # Numbers, dates and quotes as some people's tools write them: none may change.
 THEIRS = """\
@@ -36,24 +36,6 @@ users:
       config:
         expiry: 2026-11-23T10:00:00Z
 """
-
-
-def admin_config(name: str, server: str = "https://127.0.0.1:6500") -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": name, "cluster": {"server": server}}],
-        "users": [{"name": f"{name}-admin", "user": {"client-key-data": "c2VjcmV0"}}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": f"{name}-admin"}}],
-        "current-context": name,
-    }
-
-
-def rendered(root: Path, name: str = "try", **more: str) -> Project:
-    path = root / "state" / name / "admin.kubeconfig"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(admin_config(name, **more)))
-    return Project(root)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from pipeline.targets import nspawn, qemu, segment
 from pipeline.targets.record import read_record, record_of, write_record
 from tests.support.clusters import cluster_data, make_cluster, make_project, write_cluster
 from tests.support.machines import make_machine
+from tests.support.qemu import KVM, option
 from tests.support.target import FakeTarget
-from tests.unit.test_target_qemu import KVM, option
 
 MAC, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
 

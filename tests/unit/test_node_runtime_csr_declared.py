@@ -12,9 +12,9 @@ import pytest
 
 from kubekiln.operations.nodes import manifest
 from tests.support.clusters import make_cluster
+from tests.support.csr_api import FakeApi, kubeconfig, named
+from tests.support.csrs import NODES, SUBJECT, csr, dns, ip, make_request
 from tests.support.node_runtime import Certificates, make_certificates, send_json, serving
-from tests.unit.test_node_runtime_csr_approver import FakeApi, kubeconfig, named
-from tests.unit.test_node_runtime_csr_rules import NODES, SUBJECT, csr, dns, ip, make_request
 
 from kubekiln_node.csr_approver import serve  # isort: skip
 from kubekiln_node.csr_client import DECLARED, CsrClient, read_kubeconfig  # isort: skip

@@ -4,54 +4,18 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tests.support.node_runtime  # noqa: F401  (makes the next import possible)
+from tests.support.csrs import NODES, OWN_NAMES, SUBJECT, csr, dns, ip, make_request
 
 from kubekiln_node.csr_rules import judge, read_addresses  # isort: skip
-
-NODES = {
-    "solo-1": frozenset({"10.80.0.11", "fd00::11"}),
-    "solo-2": frozenset({"10.80.0.12"}),
-}
-KEY = ec.generate_private_key(ec.SECP256R1())
-USER = "system:node:solo-1"
-SUBJECT = ((NameOID.ORGANIZATION_NAME, "system:nodes"), (NameOID.COMMON_NAME, USER))
-
-
-def dns(name: str) -> x509.GeneralName:
-    return x509.DNSName(name)
-
-
-def ip(address: str) -> x509.GeneralName:
-    return x509.IPAddress(ipaddress.ip_address(address))
-
-
-OWN_NAMES = (dns("solo-1"), ip("10.80.0.11"))
-
-
-def make_request(
-    names: tuple[x509.GeneralName, ...] = OWN_NAMES,
-    *,
-    subject: tuple[tuple[x509.ObjectIdentifier, str], ...] = SUBJECT,
-    extra: x509.ExtensionType | None = None,
-) -> bytes:
-    attributes = [x509.NameAttribute(oid, value) for oid, value in subject]
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    if extra:
-        builder = builder.add_extension(extra, critical=False)
-    return builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def odd_name(name: str) -> x509.ExtensionType:
@@ -71,20 +35,6 @@ def test_a_name_of_an_unheard_of_kind_is_denied_and_stops_nobody(name: str) -> N
 
     assert verdict.action == "deny"
     assert "no certificate request that can be read" in verdict.reason
-
-
-def csr(request: bytes | None = None, **spec: Any) -> dict[str, Any]:
-    return {
-        "metadata": {"name": "csr-x"},
-        "spec": {
-            "signerName": "kubernetes.io/kubelet-serving",
-            "username": USER,
-            "groups": ["system:nodes", "system:authenticated"],
-            "usages": ["digital signature", "server auth"],
-            "request": base64.b64encode(request or make_request()).decode(),
-            **spec,
-        },
-    }
 
 
 def test_a_node_gets_its_own_names_and_addresses() -> None:

@@ -7,8 +7,7 @@ import copy
 from datetime import timedelta
 from typing import Any
 
-from tests.unit.test_node_runtime_csr_rules import KEY, dns, ip
-from tests.unit.test_node_runtime_pools import BATCH, DECLARED, NOW, client, other_key, serving
+from tests.support.csrs import BATCH, DECLARED, KEY, NOW, client, dns, ip, other_key, serving
 
 from kubekiln_node.csr_approver import serve  # isort: skip
 from kubekiln_node.csr_client import ApiError  # isort: skip

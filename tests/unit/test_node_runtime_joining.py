@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.csrs import make_request, subject
 from tests.support.node_runtime import POOL_FIELDS, make_certificates, send_json
 from tests.support.node_runtime import serving as api_of
-from tests.unit.test_node_runtime_csr_rules import make_request
-from tests.unit.test_node_runtime_pools import subject
 
 from kubekiln_node import joining  # isort: skip
 from kubekiln_node.api import client_context, get  # isort: skip

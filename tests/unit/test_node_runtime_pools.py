@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
-import base64
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_node_runtime_csr_rules import dns, ip, make_request
+from tests.support.csrs import (
+    BATCH,
+    DECLARED,
+    TOKEN_GROUPS,
+    client,
+    dns,
+    ip,
+    make_request,
+    serving,
+    subject,
+)
 
 from kubekiln_node.csr_pools import (  # isort: skip
     Claim,
@@ -26,61 +32,15 @@ from kubekiln_node.csr_pools import (  # isort: skip
     read_pools,
 )
 
-NOW = datetime(2026, 11, 26, 6, 0, tzinfo=UTC)
-DECLARED = {"m-1": frozenset({"10.80.0.11"}), "batch": frozenset({"10.80.0.12"})}
-BATCH = KnownPool("batch", "batch-", "10.80.0.128/25", 3)
+
 WEB = KnownPool("web", "web-", "10.80.0.64/26", 3)
 FREE = Facts(own=None, others={}, rival="")
-TOKEN_GROUPS = ["system:bootstrappers", "system:bootstrappers:kubekiln:batch"]
-
-
-def subject(name: str) -> tuple[tuple[x509.ObjectIdentifier, str], ...]:
-    user = f"system:node:{name}"
-    return ((NameOID.ORGANIZATION_NAME, "system:nodes"), (NameOID.COMMON_NAME, user))
-
-
-def client(name: str = "batch-1", *, called: str = "csr-1", **spec: Any) -> dict[str, Any]:
-    """A machine's request for its first certificate."""
-    request = spec.pop("pem", None) or make_request((), subject=subject(name))
-    return {
-        "metadata": {"name": called, "creationTimestamp": "2026-11-26T05:59:50Z"},
-        "spec": {
-            "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
-            "username": "system:bootstrap:abcdef",
-            "groups": TOKEN_GROUPS,
-            "usages": ["digital signature", "client auth"],
-            "request": base64.b64encode(request).decode(),
-            **spec,
-        },
-    }
-
-
-def serving(*names: x509.GeneralName, name: str = "batch-1", **spec: Any) -> dict[str, Any]:
-    """The same machine's request for a serving certificate, once it is a node."""
-    return {
-        "metadata": {"name": "csr-2"},
-        "spec": {
-            "signerName": "kubernetes.io/kubelet-serving",
-            "username": f"system:node:{name}",
-            "groups": ["system:nodes"],
-            "usages": ["digital signature", "server auth"],
-            "request": base64.b64encode(make_request(names, subject=subject(name))).decode(),
-            **spec,
-        },
-    }
 
 
 def judge(csr: dict[str, Any], facts: Facts = FREE) -> tuple[str, str]:
     claim = claim_of(csr, (WEB, BATCH), DECLARED)
     assert claim is not None
     return judge_claim(csr, claim, facts, DECLARED)
-
-
-def other_key(name: str) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    attributes = [x509.NameAttribute(oid, value) for oid, value in subject(name)]
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def test_a_free_name_of_the_pool_is_given() -> None:

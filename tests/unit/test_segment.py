@@ -16,7 +16,7 @@ from kubekiln.process import Command, end, spawn
 from pipeline.targets import segment
 from pipeline.targets.switch import Port, Switch
 from tests.support.machines import make_machine
-from tests.unit.test_target_qemu import option
+from tests.support.qemu import option
 
 ALL = b"\xff" * 6
 A, B, C = (bytes([0x52, 0x54, 0, 0, 0, n]) for n in (1, 2, 3))

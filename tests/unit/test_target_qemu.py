@@ -16,13 +16,7 @@ from pipeline.targets import qemu, qmp
 from pipeline.targets.qmp import socket_path
 from pipeline.targets.record import list_records, record_of, write_record
 from tests.support.machines import make_machine
-
-KVM = qemu.Accelerator("kvm", 2, ("-accel", "kvm", "-cpu", "host"))
-
-
-def option(command: list[str | Path], name: str) -> list[str]:
-    words = [str(word) for word in command]
-    return [words[i + 1] for i, word in enumerate(words) if word == name]
+from tests.support.qemu import KVM, option
 
 
 def pretend(

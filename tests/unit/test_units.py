@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import configparser
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from cloudinit.networkmodel import NODE_LOCAL_DNS
 from tests.conftest import ROOT
+from tests.support.units import CIS_APISERVER, CIS_CONTROLLER_MANAGER, CIS_ETCD, verify
 
 PLACE = ROOT / "cloudinit" / "units"
 COMMON = sorted(PLACE.glob("*.service"))
@@ -77,12 +77,6 @@ def plant_root(root: Path, units: list[Path], *, copies: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/true\n")
         path.chmod(0o755)
-
-
-def verify(root: Path, names: list[str]) -> str:
-    command = ["systemd-analyze", "verify", "--man=no", f"--root={root}", *names]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    return done.stdout + done.stderr
 
 
 @pytest.mark.processes("systemd-analyze")
@@ -218,27 +212,3 @@ def test_cis_flags_of_the_control_plane_are_on_the_command_lines() -> None:
         present = set(flags(PLACE / name))
         names = {line.split("=")[0] for line in present}
         assert {w for w in wanted if w not in present and w not in names} == set(), name
-
-
-# CIS Kubernetes Benchmark, sections 1.2, 1.3 and 2.
-CIS_APISERVER = {
-    "--admission-control-config-file", "--audit-log-maxage=30", "--audit-log-maxbackup=10",
-    "--audit-log-maxsize=100", "--audit-log-path", "--audit-policy-file",
-    "--authentication-config", "--authorization-mode=Node,RBAC", "--client-ca-file",
-    "--enable-admission-plugins=DenyServiceExternalIPs,EventRateLimit,NodeRestriction",
-    "--encryption-provider-config", "--etcd-cafile", "--etcd-certfile", "--etcd-keyfile",
-    "--kubelet-certificate-authority", "--kubelet-client-certificate", "--kubelet-client-key",
-    "--profiling=false", "--request-timeout", "--service-account-extend-token-expiration=false",
-    "--service-account-key-file", "--service-account-lookup=true", "--tls-cert-file",
-    "--tls-cipher-suites", "--tls-private-key-file",
-}  # fmt: skip
-CIS_CONTROLLER_MANAGER = {
-    "--bind-address=127.0.0.1", "--profiling=false", "--root-ca-file",
-    "--service-account-private-key-file", "--terminated-pod-gc-threshold",
-    "--use-service-account-credentials=true",
-}  # fmt: skip
-CIS_ETCD = {
-    "--cert-file", "--client-cert-auth=true", "--data-dir=/var/lib/%N", "--key-file",
-    "--peer-cert-file", "--peer-client-cert-auth=true", "--peer-key-file",
-    "--peer-trusted-ca-file", "--trusted-ca-file",
-}  # fmt: skip
