@@ -23,6 +23,12 @@ def sources() -> list[Path]:
     return found
 
 
+def tests() -> list[Path]:
+    found = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(found) > 100, "the scan found no tests"
+    return found
+
+
 def node_programs() -> list[Path]:
     """Python programs that land in the image have no suffix."""
     found = [p for p in (ROOT / "elements").rglob("*") if p.is_file() and not p.is_symlink()]
@@ -33,7 +39,7 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", [*sources(), *node_programs()], ids=name)
+@pytest.mark.parametrize("path", [*sources(), *node_programs(), *tests()], ids=name)
 def test_a_file_is_short_licensed_and_says_which_question_it_answers(path: Path) -> None:
     text = path.read_text()
     if not text.strip():

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs in a pod: does every place answer? Arguments: JSON of what to ask; prints what did not."""
 
 import json

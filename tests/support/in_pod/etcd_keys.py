@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs on a member of etcd: writes keys, or sums up those that are there (by etcd's HTTP gateway).
 
 Arguments: how many keys to write; 0: none. Prints their number and a SHA-256 over names and values.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs on a machine: holds silent watches through one way until they end by themselves.
 
 Arguments: seconds, host:port of the API, how many API servers there are, a file with certificate

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs on a machine: writes as fast as it is acknowledged.
 
 Arguments: seconds, host:port of the API, what the objects are called, a file with certificate and
