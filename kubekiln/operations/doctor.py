@@ -26,7 +26,7 @@ _REACH_TIMEOUT_S = 5.0
 # What proxies say of themselves: log in first, or nobody is behind (RFC 9110, 15.5.8 and 15.6.3 to
 # 15.6.5).
 _NOT_THE_HOST = frozenset({407, 502, 503, 504})
-# See docs/targets.md: Linux 6.12 panics under TCG of older ones unless CMPXCHG16B is left out.
+# See docs/targets.md: Linux 6.12 panics under TCG of older ones unless it leaves out CMPXCHG16B.
 _QEMU_WHOLE_MAJOR = 10
 _MACHINE_MEMORY_GB = 4
 _OTHER_PROVIDER = "another provider of the lock is taken; `kubekiln lock show` lists them"
@@ -153,7 +153,7 @@ def check_kvm(_project: Project) -> Iterable[Finding]:
 
 
 def check_qemu(_project: Project) -> Iterable[Finding]:
-    """QEMU before 10 emulates CMPXCHG16B wrongly: machines run without it, and slower."""
+    """QEMU before 10 emulates CMPXCHG16B wrongly: Linux runs without it there."""
     tool = find_tool("qemu-system-x86_64")
     if tool is None:
         yield Finding("qemu", "fail", "not installed", "`make setup`")
@@ -169,7 +169,7 @@ def check_qemu(_project: Project) -> Iterable[Finding]:
             "bookworm-backports: add that suite to your apt sources, then "
             "`apt-get install -t bookworm-backports qemu-system-x86 qemu-utils`"
         )
-        detail = f"QEMU {version}: works, with one CPU instruction (CMPXCHG16B) left out"
+        detail = f"QEMU {version}: works; Linux is told to leave out one instruction (CMPXCHG16B)"
         yield Finding("qemu", "warn", detail, hint)
 
 

@@ -10,10 +10,10 @@ from xml.etree import ElementTree as ET
 
 from kubekiln.errors import ConfigError
 from pipeline.targets.emulation import (
-    EMULATED_KERNEL,
     KERNEL_ARGUMENTS_KEY,
+    SLOW_FEATURES,
     TRANSLATION_CACHE_MIB,
-    features_to_hide,
+    kernel_arguments,
 )
 from pipeline.targets.libvirt_settings import Network, Settings
 from pipeline.targets.platform import InstanceSpec
@@ -60,14 +60,15 @@ def domain_xml(
     ET.SubElement(_add(domain, "metadata"), f"{{{TAGS}}}machine", dict(tags))
     _add(domain, "memory", str(spec.memory_mib), unit="MiB")
     _add(domain, "vcpu", str(spec.cpus))
-    _add_firmware(domain, settings, emulated=not host.has_kvm)
+    told = None if host.has_kvm else kernel_arguments(host.qemu_version // _QEMU_MAJOR)
+    _add_firmware(domain, settings, told)
     features = _add(domain, "features")
     for name in ("acpi", "apic"):
         _add(features, name)
     if host.has_kvm:
         _add(domain, "cpu", mode="host-passthrough")
     else:
-        _add_emulated_cpu(domain, features, host.qemu_version // _QEMU_MAJOR)
+        _add_emulated_cpu(domain, features)
     _add(domain, "clock", offset="utc")
     devices = _add(domain, "devices")
     _add_disks(devices, settings, files)
@@ -102,11 +103,11 @@ def _add(parent: ET.Element, tag: str, text: str | None = None, /, **fields: str
     return child
 
 
-def _add_firmware(domain: ET.Element, settings: Settings, *, emulated: bool) -> None:
-    if emulated:
+def _add_firmware(domain: ET.Element, settings: Settings, told: str | None) -> None:
+    if told:
         system = _add(domain, "sysinfo", type="smbios")
         strings = _add(system, "oemStrings")
-        _add(strings, "entry", f"{KERNEL_ARGUMENTS_KEY}={EMULATED_KERNEL}")
+        _add(strings, "entry", f"{KERNEL_ARGUMENTS_KEY}={told}")
     firmware = {"firmware": "efi"} if settings.firmware == "efi" else {}
     system = _add(domain, "os", None, **firmware)
     _add(system, "type", "hvm", arch="x86_64", machine="q35")
@@ -114,15 +115,15 @@ def _add_firmware(domain: ET.Element, settings: Settings, *, emulated: bool) -> 
         # Secure Boot would also need a machine with SMM, which emulation makes slow.
         chosen = _add(system, "firmware")
         _add(chosen, "feature", enabled="no", name="secure-boot")
-    if emulated:
+    if told:
         _add(system, "smbios", mode="sysinfo")
 
 
-def _add_emulated_cpu(domain: ET.Element, features: ET.Element, qemu_major: int) -> None:
+def _add_emulated_cpu(domain: ET.Element, features: ET.Element) -> None:
     cache = _add(features, "tcg")
     _add(cache, "tb-cache", str(TRANSLATION_CACHE_MIB), unit="MiB")
     cpu = _add(domain, "cpu", mode="maximum", check="none")
-    for name in features_to_hide(qemu_major):
+    for name in SLOW_FEATURES:
         _add(cpu, "feature", policy="disable", name=name)
 
 

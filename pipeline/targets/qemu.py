@@ -21,10 +21,10 @@ from kubekiln.process import Command, find_tool, run
 from kubekiln.progress import say
 from pipeline.targets.console import read_console
 from pipeline.targets.emulation import (
-    EMULATED_KERNEL,
     KERNEL_ARGUMENTS_KEY,
+    SLOW_FEATURES,
     TRANSLATION_CACHE_MIB,
-    features_to_hide,
+    kernel_arguments,
     patience_s,
 )
 from pipeline.targets.kvm import QEMU, kvm_works
@@ -139,10 +139,11 @@ def choose_accelerator(cpus: int, *, siblings_cpus: int = 0) -> Accelerator:
     works, why = kvm_works()
     if works:
         return Accelerator("kvm", cpus, ("-accel", "kvm", "-cpu", "host"))
-    hidden = "".join(f",{feature}=off" for feature in features_to_hide(qemu_version()[0]))
+    hidden = "".join(f",{feature}=off" for feature in SLOW_FEATURES)
+    told = kernel_arguments(qemu_version()[0])
     arguments = (
         "-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", f"max{hidden}",
-        "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={EMULATED_KERNEL}",
+        "-smbios", f"type=11,value={KERNEL_ARGUMENTS_KEY}={told}",
     )  # fmt: skip
     share = ceil((os.cpu_count() or 1) * cpus / (cpus + siblings_cpus))
     note = f"no KVM ({why}): the machine is emulated (TCG), a boot takes minutes"
