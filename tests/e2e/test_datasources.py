@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a node of the image for clouds get Ready from user-data that comes as OpenStack brings it?
+"""Does a node get Ready from user-data that comes as OpenStack brings it, or by HTTP?
 
-In the form that is attached there, decoded as Nova does it. A container machine has no disk: what
-would be on its config drive lies in a directory where cloud-init looks for that, too.
+For OpenStack in the form that is attached there, decoded as Nova does it. A container machine has
+no disk: what would be on its config drive lies in a directory where cloud-init looks for that, too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kubekiln.files import make_dir
 from pipeline.targets import nspawn
@@ -22,7 +23,7 @@ from pipeline.targets.machine import Machine
 from tests.e2e.conftest import BOOT_S, Lab
 from tests.support.fleet import Fleet, fleet
 from tests.support.leases import dhcp_server
-from tests.support.metadata import metadata_service
+from tests.support.metadata import ADDRESS, metadata_service
 from tests.support.waiting import until
 
 pytestmark = [
@@ -33,6 +34,8 @@ IMAGE = "debian-13-cloud"
 STATUS = "/run/cloud-init/status.json"
 UUID = "83679162-1378-4288-a2d4-70e13ec132aa"
 OTHER_NAME = "named-by-nova"
+# Declared, and not what Nova says: cloud-init has started the network with that by then.
+MTU = 1440
 
 
 @contextmanager
@@ -44,7 +47,8 @@ def cloud(lab: Lab, name: str, empty: Path) -> Iterator[tuple[Fleet, Machine, di
     (node,) = lab.add_cluster(name)
     where = {"datasource": "openstack", "image": IMAGE}
     lab.edit_cluster(name, lambda config: config.update(where))
-    lab.edit_cluster(name, lambda config: config["network"].update(addressing="dhcp"))
+    network = {"addressing": "dhcp", "mtu": MTU}
+    lab.edit_cluster(name, lambda config: config["network"].update(network))
     with fleet(lab.project, name) as made, dhcp_server(made.machines[node]) as leases:
         machine = made.machines[node]
         leases.reserve(machine)
@@ -89,6 +93,10 @@ def check_node(made: Fleet, machine: Machine, source: str) -> None:
     assert made.left_by_cloud_init(machine.name) == []
 
 
+def links(made: Fleet, machine: Machine) -> str:
+    return made.inside(machine.name, "/usr/sbin/ip", "link", "show", "host0").text
+
+
 def test_a_node_of_the_image_for_clouds_gets_ready_from_a_config_drive(
     lab: Lab, tmp_path: Path
 ) -> None:
@@ -98,6 +106,7 @@ def test_a_node_of_the_image_for_clouds_gets_ready_from_a_config_drive(
         made.target.boot(machine)
 
         check_node(made, machine, "DataSourceConfigDrive [net,ver=2]")
+        assert f"mtu {MTU}" in links(made, machine)
         left = made.inside(machine.name, "/bin/ls", "/var/lib/cloud/seed").text.split()
         assert "config_drive" not in left
 
@@ -121,3 +130,31 @@ def test_a_node_of_the_image_for_clouds_gets_ready_from_a_metadata_service(
             made.target.boot(machine)
 
             check_node(made, machine, "DataSourceOpenStackLocal [net,ver=2]")
+            assert f"mtu {MTU}" in links(made, machine)
+
+
+def test_a_node_gets_ready_from_a_seed_that_the_target_file_wrote_and_http_brings(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "fetching"
+    (node,) = lab.add_cluster(name)
+    served = tmp_path / "served"
+    path = lab.project.configs_dir / "targets" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"type": "file", "directory": str(served)}))
+    for verb in ("upload", "boot"):
+        lab.kubekiln(verb, "--target", name, "--cluster", name)
+    command = nspawn.nspawn_command
+    # To a container machine's first process, as a kernel's argument is to that of a virtual one.
+    told = f"ds=nocloud;s=http://{ADDRESS}/nodes/{name}/{node}/"
+    monkeypatch.setattr(nspawn, "nspawn_command", lambda machine: [*command(machine), told])
+    with fleet(lab.project, name) as made:
+        machine = replace(made.machines[node], seed_dir=make_dir(tmp_path / "empty"))
+        made.machines[node] = machine
+        lent = str(machine.address.network[200])
+        with dhcp_server(machine, for_all=(lent, lent)), metadata_service(made, served):
+            made.target.boot(machine)
+
+            check_node(made, machine, "DataSourceNoCloudNet")
+            addresses = made.addresses(node)
+            assert f"{machine.address} " in addresses
+            assert f"{lent}/" not in addresses, "what it had until it knew its own"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.support.activation import COPY, START, Machine
 from tests.support.node_runtime import Node
 
-from kubekiln_node import cloud_init  # isort: skip
+from kubekiln_node import cloud_init, links  # isort: skip
 
 RELOAD = "systemctl daemon-reload"
 END_CLOUD_INIT = "systemctl stop --no-block cloud-init-main.service"
@@ -105,6 +106,25 @@ def test_only_units_that_systemd_knows_already_need_a_reload(
 
     assert machine.activate() == 0
     assert machine.commands == [*commands, END_CLOUD_INIT]
+
+
+@pytest.mark.parametrize("name", ["/etc/systemd/network/05-kubekiln.network", "/etc/x"])
+@pytest.mark.parametrize("started_s", [None, 60.0, -60.0], ids=["off", "after", "before"])
+def test_networkd_reads_its_files_again_only_if_they_came_after_it_started(
+    machine: Machine, name: str, started_s: float | None
+) -> None:
+    add_file(machine.node, name)
+    if started_s is not None:
+        mark = machine.node.path(links.STARTED)
+        mark.parent.mkdir(parents=True)
+        mark.symlink_to("an-invocation")
+        at = machine.node.path(name).stat().st_mtime + started_s
+        os.utime(mark, (at, at), follow_symlinks=False)
+    late = started_s == -60.0 and "network" in name
+
+    assert machine.activate() == 0
+
+    assert machine.commands == [*["networkctl reload"] * late, START, END_CLOUD_INIT]
 
 
 def test_a_reboot_verifies_again_but_needs_no_reload(machine: Machine) -> None:

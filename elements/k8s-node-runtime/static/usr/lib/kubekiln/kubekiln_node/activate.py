@@ -12,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from kubekiln_node import cloud_init
+from kubekiln_node import cloud_init, links
 from kubekiln_node.clock import Clock, check_clock, stamp
 from kubekiln_node.console import machine_seconds, quote, say
 from kubekiln_node.forget import forget_copies, give_back
@@ -66,6 +66,8 @@ def activate(
         tell(f"KUBEKILN phase=userdata t={started:.1f} node={manifest.node}")
         check_clock(manifest, clock=clock, tell=tell)
         _await_token(manifest, clock=clock, root=root, now=now, tell=tell, sleep=sleep)
+        problems = _run_all([links.RELOAD] if links.came_late(manifest, root=root) else [], run)
+    if manifest and not problems:
         _await_lease(manifest, run=run, root=root, now=now, tell=tell, wait=wait)
         sync = sync or cloud_init.flush
         problems = _open(manifest, started=started, run=run, root=root, now=now, sync=sync)
