@@ -214,7 +214,8 @@ def cluster(
     """A cluster of one node on each target in turn.
 
     The virtual one has a machine of its own for etcd, with a disk for it; its network is tagged,
-    its machines have a further card on another, and the node's clock is late at first.
+    its machines have a further card on another, the node's clock is late at first, and the
+    user-data is encrypted.
     Of more emulated machines on two CPUs each takes a multiple of the time: `make e2e-vm`.
     """
     target = str(request.param)
@@ -227,8 +228,8 @@ def cluster(
     nodes = machines[: len(machines) - DATABASES[target]]
     if target == "qemu":
         lab.edit_cluster(name, add_networks)
-        database = {"disk_gib": 2, "quota_mib": 512}
-        lab.edit_cluster(name, lambda config: config.update(etcd=database))
+        more = {"etcd": {"disk_gib": 2, "quota_mib": 512}, "userdata": {"protect": "age"}}
+        lab.edit_cluster(name, lambda config: config.update(more))
     up = lab.command("up", name, "--target", target, "--timeout", str(BOOT_S))
     if target == "qemu":
         path = late_qemu(tmp_path_factory.mktemp("late"), f"{name}-{nodes[0]}")

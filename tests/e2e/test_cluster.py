@@ -17,6 +17,7 @@ from kubekiln.process import Command, run
 from pipeline.targets.console import read_console
 from pipeline.targets.kvm import kvm_works
 from pipeline.targets.qemu import QemuTarget
+from pipeline.targets.qmp import execute, socket_path
 from tests.e2e.conftest import BOOT_S, FURTHER_NETWORK, VLAN, Running
 from tests.support.waiting import until
 
@@ -106,6 +107,30 @@ def test_the_database_is_on_its_own_disk_of_its_own_machine(
     run(Command(["qemu-img", "convert", "-U", "-O", "raw", disk, read]))
     said = run(Command(["debugfs", "-R", "ls -p /member", read])).text
     assert {"snap", "wal"} <= set(said.replace("/", "\n").split())
+
+
+def test_its_seed_holds_no_key_and_the_firmware_brought_the_one_to_it(cluster: Running) -> None:
+    if cluster.target == "nspawn":
+        pytest.skip("a container machine has its key as a credential: test_protected.py")
+
+    for name in cluster.machines:
+        machine = cluster.lab.machine(cluster.name, name)
+        assert b"PRIVATE KEY" not in (machine.seed_dir / "user-data").read_bytes()
+        assert machine.key_dir is not None
+
+
+def test_the_disk_is_as_large_as_declared_and_the_seeds_cd_is_ejected(cluster: Running) -> None:
+    if cluster.target == "nspawn":
+        pytest.skip("a container machine has its host's disk, and its seed is a directory")
+    machine = cluster.last
+
+    field = "--output=jsonpath={.status.capacity.ephemeral-storage}"
+    capacity = cluster.kubectl("get", "node", machine.name, field).text
+    drives = execute(socket_path(machine.run_dir), "query-block")
+
+    # Without growth it is that of the image, below 3 GiB; ext4 keeps some of it for itself.
+    assert int(capacity.removesuffix("Ki")) > 0.9 * machine.disk_gib * (1 << 20)
+    assert [drive["tray_open"] for drive in drives if drive["removable"]] == [True]
 
 
 def test_status_shows_the_machine(cluster: Running) -> None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a cluster get Ready as a machine of a libvirt daemon, from the image uploaded to it?"""
+"""Does a cluster get Ready as a machine of a libvirt daemon, from the image uploaded to it?
+
+From user-data as it is, and from one that is encrypted, with the key on a CD in another pool.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +35,27 @@ def daemon() -> Iterator[LibvirtRig]:
         yield rig
 
 
-def test_upload_boot_status_console_destroy(lab: Lab, image: Path, daemon: LibvirtRig) -> None:
+@pytest.mark.parametrize("protect", ["none", "age"])
+def test_upload_boot_status_console_destroy(
+    lab: Lab, image: Path, daemon: LibvirtRig, protect: str
+) -> None:
     lab.add_cluster(NAME)
     lab.edit_cluster(NAME, lambda config: write_target(lab, daemon, config))
+    lab.edit_cluster(NAME, lambda config: config.update(userdata={"protect": protect}))
 
     first = kubekiln(lab, "upload").text
     assert kubekiln(lab, "upload").text == first
     uploaded = daemon.leftovers()
     kubekiln(lab, "boot")
 
+    cds = [daemon.pool_dir / f"kubekiln_{NAME}_{NODE}_seed.iso"]
+    if protect == "age":
+        assert b"PRIVATE KEY" not in cds[0].read_bytes()
+        cds.append(daemon.keys_dir / f"kubekiln_{NAME}_{NODE}_key.iso")
+        assert cds[1].exists()
     until(lambda: is_complete(daemon), what="a complete boot", timeout_s=BOOT_S)
     until(lambda: ready(lab) == {NODE}, what="a node that is Ready", timeout_s=BOOT_S)
+    assert trays(daemon) == ["open" for _ in cds], "it ejects what it has read"
     assert "complete" in kubekiln(lab, "status", NAME, of=()).text
     assert "KUBEKILN complete" in kubekiln(lab, "console", NODE).text
 
@@ -52,11 +65,17 @@ def test_upload_boot_status_console_destroy(lab: Lab, image: Path, daemon: Libvi
     assert image.exists()
 
 
+def trays(daemon: LibvirtRig) -> list[str | None]:
+    drives = daemon.domain(f"{NAME}-{NODE}").findall("devices/disk[@device='cdrom']/target")
+    return [drive.get("tray") for drive in drives]
+
+
 def write_target(lab: Lab, daemon: LibvirtRig, config: dict[str, Any]) -> None:
     """Describe the daemon as a user would, with a way to the cluster's API."""
     way = {"node": NODE, "host_port": config["api"]["host_port"]}
     target = {
-        "type": "libvirt", "uri": daemon.uri(), "pool": "pool", "cache": "unsafe",
+        "type": "libvirt", "uri": daemon.uri(), "pool": "pool", "key_pool": "keys",
+        "cache": "unsafe",
         "networks": [{"user": config["network"]["node_cidr"], "forwards": [way]}],
     }  # fmt: skip
     path = lab.project.configs_dir / "targets" / "daemon.yaml"
