@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from cloudinit.modeltypes import BackendName
 from tests.e2e.conftest import BOOT_S, Lab, free_port
 from tests.support.fleet import Fleet, fleet
-from tests.support.network import unanswered
+from tests.support.network import pods_mtu, unanswered
 from tests.support.waiting import until
 
 pytestmark = [
@@ -24,6 +25,7 @@ pytestmark = [
 
 NAME, FIRST, WORKER = "kubeadm", "ka-master-1", "ka-worker-1"
 KUBEADM = "/usr/local/bin/kubeadm"
+BACKEND: BackendName = "host-gw"
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
@@ -33,13 +35,16 @@ def test_a_small_cluster_comes_up_as_well(lab: Lab, image: Path, workers: int) -
     name = f"kubeadm-{workers}"
     nodes = lab.add_cluster(name, workers=workers)
     lab.edit_cluster(name, lambda config: config.update(bootstrap="kubeadm"))
+    # Rendered so; the examples that are booted have vxlan and udp.
+    lab.edit_cluster(name, lambda config: config["network"].update(flannel={"backend": BACKEND}))
     with fleet(lab.project, name) as small:
         small.boot(reversed(nodes))
 
         small.wait_ready()
         small.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=120s")
+        mtu = ["holds", "/sys/class/net/eth0/mtu", str(pods_mtu(small, BACKEND))]
         # What is asked has two pods that never share a node.
-        assert not workers or unanswered(small) == {}
+        assert not workers or unanswered(small, more=[mtu]) == {}
 
 
 @pytest.fixture(scope="module")

@@ -132,14 +132,18 @@ def test_an_addon_is_applied_and_deleted(handy: Running) -> None:
     assert handy.kubectl("get", "configmap", "hello", check=False).returncode != 0
 
 
-def test_a_tunnel_leads_to_a_service_and_ends_well(handy: Running, tmp_path: Path) -> None:
-    handy.kubectl("rollout", "status", "deploy/coredns", "--namespace=kube-system")
+@pytest.mark.parametrize("kind", ["NodePort", "LoadBalancer"])
+def test_a_tunnel_leads_to_a_service_and_ends_well(
+    handy: Running, tmp_path: Path, kind: str
+) -> None:
+    name, namespace = f"door-{kind.lower()}", "--namespace=kube-system"
+    handy.kubectl("rollout", "status", "deploy/coredns", namespace)
+    handy.kubectl(
+        "expose", "deploy/coredns", namespace, f"--name={name}", f"--type={kind}", "--port=9153"
+    )
     log = tmp_path / "said"
     with log.open("wb") as out:
-        child = spawn(
-            handy.lab.command("tunnel", "kube-dns", "--namespace=kube-system", "--on", NAME),
-            stdout=out,
-        )
+        child = spawn(handy.lab.command("tunnel", name, namespace, "--on", NAME), stdout=out)
     with contextlib.ExitStack() as stack:
         stack.callback(child.kill)
         until(lambda: ":9153" in log.read_text(), what="the URL", timeout_s=60)
