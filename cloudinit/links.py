@@ -17,6 +17,7 @@ FIRST_NAME = "eth0"
 _WILDCARDS = frozenset("*?[")
 _STATIC_KEYS = (
     "nodes.address", "network.node_cidr", "network.gateway", "network.nameservers", "network.mtu",
+    "network.ntp_servers",
 )  # fmt: skip
 
 
@@ -41,6 +42,7 @@ class Link:
     routes: tuple[tuple[str, str], ...] = ()
     """Networks and the routers to them."""
     nameservers: tuple[str, ...] = ()
+    ntp_servers: tuple[str, ...] = ()
     mtu: int | None = None
     optional: bool = False
     """Whether the node is online without it."""
@@ -102,10 +104,13 @@ def _further_card(cluster: Cluster, node: Node, index: int) -> Link:
 
 def _node_network(cluster: Cluster, node: Node) -> Link:
     network = cluster.network
-    link = Link(_vlan_name(network.vlan), vlan=network.vlan, mtu=network.mtu)
+    link = Link(
+        _vlan_name(network.vlan), vlan=network.vlan, mtu=network.mtu,
+        ntp_servers=network.ntp_servers,
+    )  # fmt: skip
     vlan = () if network.vlan is None else ("network.vlan",)
     if network.addressing == "dhcp":
-        keys = ("network.addressing", "network.mtu", *vlan)
+        keys = ("network.addressing", "network.mtu", "network.ntp_servers", *vlan)
         return replace(link, leased=True, leads_out=True, keys=keys)
     return replace(
         link,

@@ -91,6 +91,15 @@ def _alternative_name(value: object) -> object:
     return value
 
 
+def _server(value: object) -> object:
+    """Take who can be asked: an address, or one name."""
+    if isinstance(value, str) and value.startswith("*."):
+        raise invalid(
+            f"{value!r} is no one server's name", hint="write its own name, or its address"
+        )
+    return _alternative_name(value)
+
+
 def is_dns_name(value: str) -> bool:
     """Tell whether a text is a DNS name, or all names below one (`*.`)."""
     labels = value.removeprefix("*.").split(".")
@@ -162,6 +171,7 @@ def _recipient(value: object) -> object:
 
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 AlternativeName = Annotated[str, BeforeValidator(_alternative_name)]
+Server = Annotated[str, BeforeValidator(_server)]
 Label = Annotated[str, BeforeValidator(_label), Field(pattern=_LABEL)]
 LabelStart = Annotated[str, BeforeValidator(_label_start), Field(pattern=_LABEL_START)]
 if TYPE_CHECKING:

@@ -10,7 +10,16 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cloudinit.families import IPAddress, IPNetwork, families_of, of_family
-from cloudinit.modeltypes import DOMAIN, Address, Addresses, BackendName, Networks, listed
+from cloudinit.modeltypes import (
+    DOMAIN,
+    Address,
+    Addresses,
+    BackendName,
+    Networks,
+    Server,
+    is_plain_address,
+    listed,
+)
 from cloudinit.nic import Mtu, VlanId
 from kubekiln.config import Model
 
@@ -58,6 +67,9 @@ class NetworkConfig(Model):
     of the lease is taken."""
     nameservers: tuple[Address, ...] = ()
     """Name servers of the nodes, to which CoreDNS forwards other names; none: an air gap."""
+    ntp_servers: tuple[Server, ...] = Field(default=(), examples=[["10.80.0.1"]])
+    """Time servers of the nodes (addresses or names); if none is given, those of the lease with
+    DHCP, else Debian's (`debian.pool.ntp.org`), which an air gap hasn't."""
     mtu: Mtu | None = None
     """MTU of the nodes' interface in bytes; DHCP's or the hypervisor's if not given."""
     pod_cidrs: Networks = Field(
@@ -125,6 +137,11 @@ class NetworkConfig(Model):
     def pod_dns(self) -> IPAddress:
         """The address that pods ask for names; one of two families reaches it by either."""
         return NODE_LOCAL_DNS if self.dns_cache else self.cluster_dns[0]
+
+    @property
+    def ntp_addresses(self) -> tuple[IPAddress, ...]:
+        """The time servers that are given by address."""
+        return tuple(ip_address(one) for one in self.ntp_servers if is_plain_address(one))
 
     def mask_of(self, family: int) -> int:
         """Give the prefix length of one node's part of a family's pod network."""

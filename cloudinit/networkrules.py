@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cloudinit.families import IPAddress, IPNetwork, families_of, joined, name_families, of_family
 from cloudinit.finding import Finding, Rule
 from cloudinit.model import Cluster
+from cloudinit.modeltypes import is_plain_address
 from cloudinit.networkmodel import NODE_LOCAL_DNS
 from kubekiln.channel import CHANNELS
 from kubekiln.config import KeyPath
@@ -52,6 +53,7 @@ def other_addresses_are_of_families_that_the_nodes_have(cluster: Cluster) -> Ite
         (("network", "gateway"), network.gateways),
         (("network", "dns_ip"), network.dns_ips),
         (("network", "nameservers"), network.nameservers),
+        (("network", "ntp_servers"), network.ntp_addresses),
         (("api", "vip"), cluster.api.vips),
     ]
     for at, addresses in others:
@@ -62,6 +64,19 @@ def other_addresses_are_of_families_that_the_nodes_have(cluster: Cluster) -> Ite
                     f"{at[-1]} {address} is IPv{address.version}, "
                     f"the nodes have {name_families(network.families)}",
                     "give node_cidr and the nodes an address of that family, or leave it out",
+                )
+
+
+def time_servers_names_can_be_asked_for(cluster: Cluster) -> Iterator[Finding]:
+    """Nodes with static addresses ask `nameservers` alone; with DHCP those of the lease."""
+    network = cluster.network
+    if network.addressing == "static" and not network.nameservers:
+        for name in network.ntp_servers:
+            if not is_plain_address(name):
+                yield Finding(
+                    ("network", "ntp_servers"),
+                    f"no name server could tell the address of {name}",
+                    "write the address instead, or give `nameservers`",
                 )
 
 
@@ -231,6 +246,7 @@ def pods_reach_their_nodes_dns_cache(cluster: Cluster) -> Iterator[Finding]:
 NETWORK_RULES: tuple[Rule, ...] = (
     families_are_those_of_the_nodes,
     other_addresses_are_of_families_that_the_nodes_have,
+    time_servers_names_can_be_asked_for,
     dhcp_gives_the_nodes_families,
     networks_are_disjoint,
     pod_network_is_large_enough,

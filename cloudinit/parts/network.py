@@ -51,6 +51,7 @@ def _view(link: Link) -> dict[str, object]:
         "mtus": [link.mtu] if link.mtu is not None else [],
         "name": link.name,
         "nameservers": link.nameservers,
+        "ntp_servers": link.ntp_servers,
         "optional": link.optional,
         "routes": [(to, via) for to, via in link.routes if to not in DEFAULT_ROUTES.values()],
         "vlans": link.vlans,

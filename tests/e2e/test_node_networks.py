@@ -41,6 +41,7 @@ CLUSTER: dict[str, Any] = {
         "gateway": "10.85.0.1",
         "addressing": "dhcp",
         "mtu": 9000,
+        "ntp_servers": ["10.85.0.2"],
     },
     "nodes": [
         {
@@ -129,6 +130,9 @@ def test_the_lease_is_the_address_and_the_way_out_but_not_the_name(nets: Nets) -
         assert "via 10.85.0.1" in routes
         servers = nets.fleet.inside(name, "/usr/bin/resolvectl", "dns").text
         assert "10.85.0.1" in servers
+        # What timesyncd reads; it doesn't run in container machines, whose clock is their host's.
+        state = nets.fleet.inside(name, "/usr/bin/cat", "/run/systemd/netif/state").text
+        assert "NTP=10.85.0.2" in state.splitlines()
         assert nets.fleet.inside(name, "/usr/bin/cat", "/proc/sys/kernel/hostname").text == name
     assert set(nets.fleet.ready_nodes()) == {MASTER, WORKER}
 

@@ -23,7 +23,7 @@ def sources() -> list[Path]:
     return found
 
 
-def tests() -> list[Path]:
+def files_of_tests() -> list[Path]:
     found = sorted((ROOT / "tests").rglob("*.py"))
     assert len(found) > 100, "the scan found no tests"
     return found
@@ -39,7 +39,7 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", [*sources(), *node_programs(), *tests()], ids=name)
+@pytest.mark.parametrize("path", [*sources(), *node_programs(), *files_of_tests()], ids=name)
 def test_a_file_is_short_licensed_and_says_which_question_it_answers(path: Path) -> None:
     text = path.read_text()
     if not text.strip():

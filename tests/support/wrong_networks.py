@@ -48,6 +48,18 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"network": {"service_cidr": "10.244.128.0/20"}},
         "service_cidr 10.244.128.0/20 overlaps pod_cidr 10.244.0.0/16",
     ),
+    "a time server's name, and nobody to ask for it": (
+        {"network": {"nameservers": [], "ntp_servers": ["time.example.org"]}},
+        "no name server could tell the address of time.example.org",
+    ),
+    "a time server that is many": (
+        {"network": {"ntp_servers": ["*.example.org"]}},
+        "no one server's name",
+    ),
+    "a time server of another family": (
+        {"network": {"ntp_servers": ["fd00::1"]}},
+        "ntp_servers fd00::1 is IPv6",
+    ),
     "host bits": ({"network": {"pod_cidr": "10.200.0.1/16"}}, "did you mean 10.200.0.0/16?"),
     "no network": ({"network": {"pod_cidr": "ten"}}, "'ten' is not a network"),
     "a network of bits": ({"network": {"node_cidr": True}}, "True is not a network"),

@@ -7,6 +7,7 @@ from configparser import RawConfigParser
 from fnmatch import fnmatchcase
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +122,21 @@ def test_the_node_network_in_a_vlan_has_the_address_on_the_vlan_alone() -> None:
     assert document["vlans"]["vlan120"]["link"] == "eth0"
     assert document["vlans"]["vlan120"]["addresses"] == ["10.80.0.11/24"]
     assert "addresses" not in document["ethernets"]["eth0"]
+
+
+@pytest.mark.parametrize("network", [{}, {"vlan": 120}, {"addressing": "dhcp"}], ids=str)
+def test_declared_time_servers_are_asked_on_the_node_network_alone(network: dict[str, Any]) -> None:
+    servers = ["10.80.0.1", "time.example.org"]
+    found = files(
+        {**network, "nameservers": ["10.80.0.3"], "ntp_servers": servers}, nics=[{"dhcp": True}]
+    )
+
+    told = {name: file.get("Network.NTP") for name, file in found.items() if "netdev" not in name}
+    own = f"05-kubekiln{'-vlan120' if 'vlan' in network else ''}.network"
+    assert {name for name, value in told.items() if value} == {own}
+    assert str(told[own]).split() == servers
+    leases = [file["DHCPv4.UseNTP"] for file in found.values() if "Network.DHCP" in file]
+    assert set(leases) == {"false"}
 
 
 def test_several_vlans_share_a_card() -> None:
