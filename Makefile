@@ -22,7 +22,8 @@ PYTEST := $(BIN)/pytest
 REAL := $(PYTEST) -v --reruns 1
 ALONE := $(REAL) -m "alone and not vm" tests/e2e
 # Container machines and platforms' servers wait as much as they work.
-TOGETHER := $(REAL) -n 3 --dist loadfile
+# In the order of files: xdist would begin those of one long test last.
+TOGETHER := $(REAL) -n 3 --dist loadfile --no-loadscope-reorder
 SHAPE = $(if $(NODES),--nodes $(NODES)) $(if $(CPUS),--cpus $(CPUS)) \
   $(if $(MEMORY),--memory $(MEMORY)) $(if $(DISK),--disk $(DISK))
 

@@ -12,7 +12,8 @@ from kubekiln.process import Command, Runner
 SECTOR = 512
 MIB = 1 << 20
 ROOT_LABEL = "kubekiln-root"
-ESP_LABEL = "KUBEKILN"
+# Not KUBEKILN: a machine's key to its user-data comes on a disk of that label (docs/secrets.md).
+ESP_LABEL = "ESP"
 
 BIOS_BOOT_TYPE = "21686148-6449-6E6F-744E-656564454649"
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"

@@ -8,13 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from cloudinit.protect import KEY_LABEL
 from kubekiln.errors import EXIT_USAGE, ConfigError, KubekilnError
 from kubekiln.paths import Project
 from kubekiln.process import Command, RealRunner, run
 from pipeline.cache import Stage
 from pipeline.disk.bios import boot_sector, install_bios_loader, linked_core
 from pipeline.disk.esp import write_esp
-from pipeline.disk.layout import MIB, SECTOR, make_layout, sfdisk_script, write_table
+from pipeline.disk.layout import (
+    ESP_LABEL,
+    MIB,
+    ROOT_LABEL,
+    SECTOR,
+    make_layout,
+    sfdisk_script,
+    write_table,
+)
 from pipeline.disk.qcow2 import write_qcow2
 from pipeline.disk.readback import DiskReader
 from pipeline.model import load_image
@@ -30,6 +39,10 @@ def test_partitions_touch_nothing_of_each_other_and_leave_room_for_both_tables()
     assert ends[0][0] >= 1
     assert all(first[1] <= second[0] for first, second in zip(ends, ends[1:], strict=False))
     assert ends[-1][1] == LAYOUT.size_mib - 1
+
+
+def test_no_partition_has_the_label_of_a_disk_with_a_machines_key() -> None:
+    assert KEY_LABEL not in {ROOT_LABEL, ESP_LABEL}
 
 
 def test_the_root_is_the_last_partition_so_that_it_can_grow() -> None:

@@ -209,6 +209,21 @@ def test_a_disk_that_can_not_be_mounted_holds_no_key(
     assert protected.read_disk("/dev/x", lambda *_, **__: failed) == []
 
 
+def test_a_disk_of_that_label_without_a_key_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vda2").touch()
+    (tmp_path / "KUBEKILN").symlink_to("vda2")
+    monkeypatch.setattr(protected, "KEY_DISK", str(tmp_path / "KUBEKILN"))
+    monkeypatch.setattr(protected, "read_disk", lambda _device: [])
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+    with pytest.raises(protected.ProtectedError) as refused:
+        protected.unseal_file("/etc/x")
+
+    assert "to be read on the disk labelled KUBEKILN, vda2" in str(refused.value)
+
+
 def as_protected(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a healthy node's files, and give them back as the rest."""
     paths = [*(file["path"] for file in node.manifest["files"]), "/etc/kubekiln/node.json"]

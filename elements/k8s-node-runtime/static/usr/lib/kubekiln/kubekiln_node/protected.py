@@ -233,10 +233,18 @@ def unseal_file(path: str) -> bytes:
             return done.stdout
         last = done.stderr.decode(errors="replace").strip().splitlines()
         problems.append(f"{where} does not open {SEALED_PATH}: {(last or ['no reason given'])[0]}")
-    raise ProtectedError(
-        "; ".join(problems)
-        or "user-data is encrypted, and this machine has no key to it: no credential "
-        f"{CREDENTIAL}, no disk labelled {os.path.basename(KEY_DISK)}"
+    raise ProtectedError("; ".join(problems) or _why_no_key())
+
+
+def _why_no_key() -> str:
+    label = os.path.basename(KEY_DISK)
+    disk = f"no disk labelled {label}"
+    if os.path.exists(KEY_DISK):
+        device = os.path.basename(os.path.realpath(KEY_DISK))
+        disk = f"no file {CREDENTIAL} to be read on the disk labelled {label}, {device}"
+    return (
+        "user-data is encrypted, and this machine has no key to it: no credential "
+        f"{CREDENTIAL}, {disk}"
     )
 
 
