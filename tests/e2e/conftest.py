@@ -88,8 +88,7 @@ class Lab:
             for i, role in enumerate(others)
         ]
         config["api"]["host_port"] = free_port()
-        path = self.project.configs_dir / "clusters" / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        self.cluster_path(name).write_text(yaml.safe_dump(config, sort_keys=False))
         return [node["name"] for node in config["nodes"]]
 
     def set_host_port(self, name: str, port: int) -> None:
@@ -98,10 +97,14 @@ class Lab:
 
     def edit_cluster(self, name: str, edit: Callable[[dict[str, Any]], object]) -> None:
         """Change an example's configuration."""
-        path = self.project.configs_dir / "clusters" / f"{name}.yaml"
+        path = self.cluster_path(name)
         config = yaml.safe_load(path.read_text())
         edit(config)
         path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def cluster_path(self, name: str) -> Path:
+        """Give the config of a cluster."""
+        return self.project.configs_dir / "clusters" / f"{name}.yaml"
 
     def machine(self, cluster: str, name: str) -> Machine:
         """A machine that was made."""

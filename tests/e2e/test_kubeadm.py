@@ -8,6 +8,7 @@ tests run in the order in which they stand here.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,22 +30,34 @@ BACKEND: BackendName = "host-gw"
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
-@pytest.mark.parametrize("workers", [0, 1], ids=["one machine", "a master and a worker"])
-def test_a_small_cluster_comes_up_as_well(lab: Lab, image: Path, workers: int) -> None:
+def test_one_machine_comes_up_as_well(lab: Lab, image: Path) -> None:
     assert image.exists()
-    name = f"kubeadm-{workers}"
-    nodes = lab.add_cluster(name, workers=workers)
-    lab.edit_cluster(name, lambda config: config.update(bootstrap="kubeadm"))
+    nodes = lab.add_cluster("alone")
+    lab.edit_cluster("alone", lambda config: config.update(bootstrap="kubeadm"))
+    with fleet(lab.project, "alone") as made:
+        made.boot(nodes)
+
+        made.wait_ready()
+        made.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=120s")
+
+
+def test_two_with_two_families_and_routes_instead_of_tunnels_come_up_as_well(
+    lab: Lab, image: Path
+) -> None:
+    assert image.exists()
+    name = "two"
+    shutil.copy(lab.cluster_path("dual-stack"), lab.cluster_path(name))
+    lab.set_host_port(name, free_port())
+    lab.edit_cluster(name, lambda config: config.update(name=name, bootstrap="kubeadm"))
     # Rendered so; the examples that are booted have vxlan and udp.
     lab.edit_cluster(name, lambda config: config["network"].update(flannel={"backend": BACKEND}))
-    with fleet(lab.project, name) as small:
-        small.boot(reversed(nodes))
+    with fleet(lab.project, name) as made:
+        made.boot(reversed(made.machines))
 
-        small.wait_ready()
-        small.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=120s")
-        mtu = ["holds", "/sys/class/net/eth0/mtu", str(pods_mtu(small, BACKEND))]
-        # What is asked has two pods that never share a node.
-        assert not workers or unanswered(small, more=[mtu]) == {}
+        made.wait_ready()
+        made.kubectl("rollout", "status", "deploy/coredns", "-n=kube-system", "--timeout=120s")
+        mtu = ["holds", "/sys/class/net/eth0/mtu", str(pods_mtu(made, BACKEND))]
+        assert unanswered(made, more=[mtu]) == {}
 
 
 @pytest.fixture(scope="module")
