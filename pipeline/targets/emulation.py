@@ -34,7 +34,8 @@ def patience_s(qemu_major: int, machines: int) -> float:
     """Say how many seconds emulated machines may take until all of them are Ready.
 
     Seen with QEMU 10 on two CPUs, on a day on which the host emulated slowly: 280 s for one, 335 s
-    for two, which share the CPUs. An older one is about three times as slow.
+    for two, which share the CPUs. 7.2 took a sixth longer than 10 on two other CPUs; earlier, three
+    times as long.
     """
     slower = 1.0 if qemu_major >= _SOUND_CMPXCHG16B_SINCE else 1.5
     return 900.0 * (machines + 1) * slower
