@@ -28,12 +28,15 @@ class Backend:
     takes_mtu: bool = False
     """Whether flannel can be told an MTU; else pods get that of the nodes less the overhead."""
     carries_ipv6: bool = True
+    starts_without_ipv4: bool = True
 
 
 BACKENDS: Mapping[BackendName, Backend] = {
     # 14 Ethernet, 20 IP, 8 UDP, 8 VXLAN; the port is the kernel's, not IANA's 4789.
     "vxlan": Backend(port=8472, overhead=50, takes_mtu=True),
-    "host-gw": Backend(port=None, overhead=0),
+    # Seen with 0.28.9 and IPv6 alone: it takes the node for one behind NAT (its IPv6 address isn't
+    # the public one that nobody gave it), and ends.
+    "host-gw": Backend(port=None, overhead=0, starts_without_ipv4=False),
     # 20 IP, 8 UDP; by a process of its own that reads and writes /dev/net/tun.
     "udp": Backend(port=8285, overhead=28, carries_ipv6=False),
 }
@@ -45,6 +48,9 @@ def flannel_is_told_what_it_uses(cluster: Cluster) -> Iterator[Finding]:
     name, mtu, backend = flannel.backend, flannel.mtu, BACKENDS[flannel.backend]
     if 6 in cluster.network.families and not backend.carries_ipv6:
         yield Finding((*at, "backend"), f"{name} carries IPv4 alone", "take backend: vxlan")
+    if 4 not in cluster.network.families and not backend.starts_without_ipv4:
+        what = f"{name} doesn't start on nodes without IPv4"
+        yield Finding((*at, "backend"), what, "take backend: vxlan, or give nodes IPv4, too")
     if flannel.port is not None and backend.port is None:
         yield Finding(
             (*at, "port"),

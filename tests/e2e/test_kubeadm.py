@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cloudinit.modeltypes import BackendName
-from tests.e2e.conftest import BOOT_S, Lab, free_port
+from tests.e2e.conftest import BOOT_S, ROOT, Lab, free_port
 from tests.support.fleet import Fleet, fleet
 from tests.support.network import pods_mtu, unanswered
 from tests.support.waiting import until
@@ -46,7 +46,8 @@ def test_two_with_two_families_and_routes_instead_of_tunnels_come_up_as_well(
 ) -> None:
     assert image.exists()
     name = "two"
-    shutil.copy(lab.cluster_path("dual-stack"), lab.cluster_path(name))
+    # As it is shipped: the lab's is test_dual_stack.py's, too, which makes it one of IPv6 alone.
+    shutil.copy(ROOT / "configs/clusters/dual-stack.yaml", lab.cluster_path(name))
     lab.set_host_port(name, free_port())
     lab.edit_cluster(name, lambda config: config.update(name=name, bootstrap="kubeadm"))
     # Rendered so; the examples that are booted have vxlan and udp.

@@ -141,6 +141,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"network": {"flannel": {"backend": "udp", "mtu": 1400}}},
         "mtu 1400 is given, but udp always takes the nodes' less 28 bytes",
     ),
+    "IPv6 alone and host-gw": (
+        {
+            "network": {"node_cidr": "fd00:80::/64", "flannel": {"backend": "host-gw"}},
+            "nodes": [node(address="fd00:80::11")],
+        },
+        "host-gw doesn't start on nodes without IPv4",
+    ),
     "IPv6 through udp": (
         {
             "network": {
