@@ -17,7 +17,8 @@ from tests.support.fleet import Fleet, fleet
 from tests.support.waiting import until
 
 pytestmark = [
-    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.timeout(BOOT_S)
+    pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.waits,
+    pytest.mark.timeout(BOOT_S),
 ]  # fmt: skip
 
 NAME = "renewing"

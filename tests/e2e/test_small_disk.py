@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.e2e, pytest.mark.nspawn, pytest.mark.root, pytest.mark.in_order,
-    pytest.mark.timeout(BOOT_S),
+    pytest.mark.waits, pytest.mark.timeout(BOOT_S),
 ]  # fmt: skip
 
 NAME, NODE = "small", "small-1"

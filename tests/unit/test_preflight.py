@@ -129,7 +129,10 @@ def test_the_host_is_asked_only_for_what_is_to_be_done(
     if asks:
         with pytest.raises(ConfigError) as caught:
             preflight(image(), project=PROJECT, lock=lock, refresh=refresh)
-        assert len(caught.value.problems) == 3
+        said = [problem.what for problem in caught.value.problems]
+        # Of room as often as there are disks: cache and project may be on one.
+        for part in ("mmdebstrap is missing", "0.5 GB are free", "sudo asks for a password"):
+            assert [what for what in said if part in what], part
     else:
         preflight(image(), project=PROJECT, lock=lock, refresh=refresh)
 

@@ -67,7 +67,7 @@ def test_a_node_is_a_domain_with_its_size_tags_and_files() -> None:
     assert (made.findtext("name"), made.findtext("vcpu")) == ("lab-lab-1", "3")
     assert (made.findtext("memory"), attribute(made, "memory", "unit")) == ("2048", "MiB")
     assert attribute(made, "cpu", "mode") == "host-passthrough"
-    (tags,) = list(made.find("metadata") or [])
+    (tags,) = made.findall("metadata/*")
     assert tags_of(ET.tostring(tags, encoding="unicode")) == TAGS
     assert attribute(made, "devices/disk[@device='disk']/source", "file") == FILES.disk
     assert attribute(made, "devices/serial/log", "file") == FILES.console
