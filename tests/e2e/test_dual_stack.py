@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a cluster work with IPv4 and IPv6 at once, and with IPv6 alone?
 
-A master and a worker each, as container machines; the second cluster is the IPv6 half of the first.
+A master and a worker each, as container machines; the second cluster is the IPv6 half of the first,
+the third the same by kubeadm. (Both families by kubeadm: test_kubeadm.py.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ pytestmark = [
 
 NAME = "dual-stack"
 CA = "/etc/kubernetes/pki/ca.crt"
+# Of kubeadm alone.
+STATIC_POD = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 NODES = {
     "dual": {
         "ds-master-1": ["10.84.0.11", "fd00:84::11"],
@@ -33,14 +36,19 @@ NODES = {
 VIPS = {"dual": ["10.84.0.10", "[fd00:84::10]"], "ipv6": ["[fd00:84::10]"]}
 
 
-@pytest.fixture(scope="module", params=["dual", "ipv6"])
+NODES["ipv6-kubeadm"], VIPS["ipv6-kubeadm"] = NODES["ipv6"], VIPS["ipv6"]
+
+
+@pytest.fixture(scope="module", params=list(NODES))
 def made(request: pytest.FixtureRequest, lab: Lab, image: object) -> Iterator[tuple[str, Fleet]]:
-    """The example, then the same with IPv6 alone; booted with the worker first."""
+    """The example, then the same with IPv6 alone, by either way; booted with the worker first."""
     assert image
     which = str(request.param)
     lab.set_host_port(NAME, free_port())
-    if which == "ipv6":
+    if which != "dual":
         lab.edit_cluster(NAME, only_ipv6)
+    if which == "ipv6-kubeadm":
+        lab.edit_cluster(NAME, lambda config: config.update(bootstrap="kubeadm"))
     with fleet(lab.project, NAME) as machines:
         machines.boot(reversed(machines.machines))
         yield which, machines
@@ -60,6 +68,8 @@ def test_both_nodes_get_ready_with_the_addresses_of_their_families(made: tuple[s
     }
     assert found == NODES[which]
     assert {len(item["spec"]["podCIDRs"]) for item in items} == {len(VIPS[which])}
+    is_static = machines.inside("ds-master-1", "test", "-e", STATIC_POD, check=False)
+    assert (is_static.returncode == 0) == (which == "ipv6-kubeadm")
     until(
         lambda: all(machines.is_complete(name) for name in machines.machines),
         what="both machines complete",
