@@ -26,17 +26,20 @@ NAME = "dual-stack"
 CA = "/etc/kubernetes/pki/ca.crt"
 # Of kubeadm alone.
 STATIC_POD = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+IPV6 = {"ds-master-1": ["fd00:84::11"], "ds-worker-1": ["fd00:84::21"]}
 NODES = {
     "dual": {
         "ds-master-1": ["10.84.0.11", "fd00:84::11"],
         "ds-worker-1": ["10.84.0.21", "fd00:84::21"],
     },
-    "ipv6": {"ds-master-1": ["fd00:84::11"], "ds-worker-1": ["fd00:84::21"]},
+    "ipv6": IPV6,
+    "ipv6-kubeadm": IPV6,
 }
-VIPS = {"dual": ["10.84.0.10", "[fd00:84::10]"], "ipv6": ["[fd00:84::10]"]}
-
-
-NODES["ipv6-kubeadm"], VIPS["ipv6-kubeadm"] = NODES["ipv6"], VIPS["ipv6"]
+VIPS = {
+    "dual": ["10.84.0.10", "[fd00:84::10]"],
+    "ipv6": ["[fd00:84::10]"],
+    "ipv6-kubeadm": ["[fd00:84::10]"],
+}
 
 
 @pytest.fixture(scope="module", params=list(NODES))
