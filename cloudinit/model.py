@@ -12,6 +12,7 @@ from ipaddress import ip_interface
 
 from pydantic import Field, model_validator
 
+from cloudinit.electionmodel import LeaderElection
 from cloudinit.etcdmodel import Etcd
 from cloudinit.families import IPAddress, IPInterface
 from cloudinit.modeltypes import (
@@ -160,6 +161,8 @@ class Cluster(Model):
     """The cluster's secrets on this host."""
     etcd: Etcd = Etcd()
     """The database."""
+    leader_election: LeaderElection = LeaderElection()
+    """Which of several masters' controller managers and schedulers works."""
     kubelet: Kubelet = Kubelet()
     """The node agent."""
     addons: tuple[str, ...] = ("coredns",)

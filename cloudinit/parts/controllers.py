@@ -5,8 +5,26 @@ from __future__ import annotations
 
 from cloudinit import sizing
 from cloudinit.credentials import PKI_DIR, identity
+from cloudinit.electionmodel import LeaderElection
 from cloudinit.families import joined
+from cloudinit.model import Cluster
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
+
+
+# What they are told only if it isn't their own default.
+_DEFAULTS = LeaderElection()
+
+
+def election_flags(cluster: Cluster) -> sizing.Flags:
+    """Give the flags of both for how they elect a leader; none for their own defaults."""
+    settings = cluster.leader_election
+    if settings == _DEFAULTS:
+        return {}
+    return {
+        "leader-elect-lease-duration": f"{settings.lease_s}s",
+        "leader-elect-renew-deadline": f"{settings.renew_s}s",
+        "leader-elect-retry-period": f"{settings.retry_s}s",
+    }
 
 
 def render(context: Context) -> Part:
@@ -45,35 +63,45 @@ def _identities(context: Context) -> tuple[NodeFile, ...]:
 
 
 def _settings(context: Context) -> tuple[NodeFile, NodeFile]:
-    network, size = context.cluster.network, sizing.size_of(context.cluster)
     # Electing a leader among one costs a second at start and a write every two afterwards.
-    leader_elect = str(len(context.cluster.masters) > 1).lower()
+    elects = str(len(context.cluster.masters) > 1).lower()
+    return _of_controller_manager(context, elects), _of_scheduler(context, elects)
+
+
+def _of_controller_manager(context: Context, elects: str) -> NodeFile:
+    cluster, network = context.cluster, context.cluster.network
     # One flag a family: the one for both is refused in a dual-stack cluster.
     masks = [f"--node-cidr-mask-size-ipv{f}={network.mask_of(f)}" for f in network.families]
-    environment = from_template(
+    return from_template(
         "/etc/kubernetes/controller-manager.env",
         {
-            "cluster": context.cluster.name,
-            "leader_elect": leader_elect,
+            "cluster": cluster.name,
+            "leader_election": sizing.command_line(
+                {"leader-elect": elects, **election_flags(cluster)}
+            ),
             "node_masks": " ".join(masks),
             "pod_cidr": joined(network.pod_cidrs),
             "service_cidr": joined(network.service_cidrs),
-            "size_flags": sizing.command_line(size.controller_manager),
+            "size_flags": sizing.command_line(sizing.size_of(cluster).controller_manager),
         },
         keys=(
-            "name", "network.node_mask", "network.pod_cidr", "network.service_cidr", "nodes",
-            "planned_nodes",
+            "leader_election", "name", "network.node_mask", "network.pod_cidr",
+            "network.service_cidr", "nodes", "planned_nodes",
         ),
     )  # fmt: skip
+
+
+def _of_scheduler(context: Context, elects: str) -> NodeFile:
+    size, election = sizing.size_of(context.cluster), context.cluster.leader_election
     rate = (size.scheduler_qps, size.scheduler_burst)
-    scheduler = from_template(
+    return from_template(
         "/etc/kubernetes/scheduler.yaml",
         {
             "burst": size.scheduler_burst,
+            "election": None if election == _DEFAULTS else election,
             "is_raised": rate != sizing.DEFAULT_SCHEDULER,
-            "leader_elect": leader_elect,
+            "leader_elect": elects,
             "qps": size.scheduler_qps,
         },
-        keys=("nodes", "planned_nodes"),
+        keys=("leader_election", "nodes", "planned_nodes"),
     )
-    return environment, scheduler

@@ -14,7 +14,7 @@ from cloudinit.credentials import PKI_DIR, as_kubelet, client_spec, leaf_files
 from cloudinit.families import joined
 from cloudinit.model import Cluster
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
-from cloudinit.parts import apiserver, kubelet
+from cloudinit.parts import apiserver, controllers, kubelet
 from cloudinit.parts.etcd import MIB
 
 UNIT = "kubekiln-kubeadm.service"
@@ -34,7 +34,8 @@ _PORTS = (2379, 2380, 10250, 10257, 10259)
 _POLICIES = ("admission", "audit-policy", "authentication", "encryption")
 _NODE_KEYS = ("bootstrap", "nodes.name", "nodes.address", "nodes.labels", "kubelet.pods_on_masters")
 _CLUSTER_KEYS = (
-    "name", "kubernetes", "api", "etcd", "kubelet", "network", "pki", "planned_nodes", "versions",
+    "name", "kubernetes", "api", "etcd", "kubelet", "leader_election", "network", "pki",
+    "planned_nodes", "versions",
 )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def _registration(context: Context, *, ignored: list[str]) -> dict[str, Any]:
 
 def _cluster_view(context: Context) -> dict[str, Any]:
     cluster, network = context.cluster, context.cluster.network
-    size = sizing.size_of(cluster)
+    size, election = sizing.size_of(cluster), controllers.election_flags(cluster)
     spec = apiserver.server_spec(context)
     # Written once, for all masters; each adds its own name and address by itself, but not the rest.
     masters = apiserver.names_and_addresses(context, cluster.masters)
@@ -147,7 +148,7 @@ def _cluster_view(context: Context) -> dict[str, Any]:
         "apiserver_flags": _sorted(sizing.apiserver_flags(cluster)),
         "algorithm": _ALGORITHMS[cluster.pki.algorithm],
         "cluster": cluster.name,
-        "controller_flags": _sorted(size.controller_manager),
+        "controller_flags": _sorted({**size.controller_manager, **election}),
         "endpoint": context.api_url.removeprefix("https://"),
         "etcd_flags": _sorted(_etcd_flags(cluster)),
         "etcd_tag": f"{context.versions['etcd']}-{_ETCD_BUILD}",
@@ -156,15 +157,16 @@ def _cluster_view(context: Context) -> dict[str, Any]:
         "node_masks": [(family, network.mask_of(family)) for family in network.families],
         "pod_cidr": joined(network.pod_cidrs),
         "policies": _POLICIES,
-        "scheduler_flags": [
-            ("kube-api-burst", size.scheduler_burst),
-            ("kube-api-qps", size.scheduler_qps),
-        ],
+        "scheduler_flags": _sorted({**_scheduler_rate(size), **election}),
         "service_cidr": joined(network.service_cidrs),
         # kubeadm itself keeps pods off masters.
         "taints": [],
         "version": cluster.kubernetes,
     }
+
+
+def _scheduler_rate(size: sizing.Size) -> dict[str, str]:
+    return {"kube-api-burst": str(size.scheduler_burst), "kube-api-qps": str(size.scheduler_qps)}
 
 
 def _etcd_flags(cluster: Cluster) -> dict[str, str]:

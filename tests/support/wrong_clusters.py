@@ -155,6 +155,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"etcd": {"heartbeat_ms": 500}},
         "election_ms 1000 is less than five times heartbeat_ms 500",
     ),
+    "a lease that ends while its holder still works": (
+        {"leader_election": {"renew_s": 15}},
+        "lease_s 15 is not more than renew_s 15",
+    ),
+    "a lease that is tried once": (
+        {"leader_election": {"lease_s": 60, "renew_s": 12, "retry_s": 10}},
+        "renew_s 12 is not more than 1.2 times retry_s 10",
+    ),
     "a cluster with a long name": ({"name": "c" * 50}, "certificates have room for 49"),
     "a node with a long name": ({"nodes": [node(name="n" * 53)]}, "of a kubelet has room for 52"),
 }

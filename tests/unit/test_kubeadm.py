@@ -90,6 +90,7 @@ def test_what_is_configured_reaches_kubeadm(tmp_path: Path) -> None:
         api={"port": 6444, "extra_sans": ["api.example.org"]},
         etcd={"quota_mib": 100},
         kubelet={"max_pods": 50},
+        leader_election={"lease_s": 60, "renew_s": 40, "retry_s": 10},
         network={"pod_cidr": "10.32.0.0/12", "node_mask": 25, "domain": "lab.example"},
         pki={"algorithm": "p384", "leaf_days": 30},
     )
@@ -106,6 +107,10 @@ def test_what_is_configured_reaches_kubeadm(tmp_path: Path) -> None:
     assert {"name": "node-cidr-mask-size-ipv4", "value": "25"} in (
         wanted["controllerManager"]["extraArgs"]
     )
+    for component in ("controllerManager", "scheduler"):
+        assert {"name": "leader-elect-lease-duration", "value": "60s"} in (
+            wanted[component]["extraArgs"]
+        )
     assert (wanted["encryptionAlgorithm"], wanted["certificateValidityPeriod"]) == (
         "ECDSA-P384", "720h0m0s"
     )  # fmt: skip

@@ -138,6 +138,21 @@ def test_members_far_from_each_other_are_given_time(tmp_path: Path) -> None:
     assert settings["ETCD_ELECTION_TIMEOUT"] == "3000"
 
 
+def test_controllers_that_reach_no_api_for_a_minute_keep_what_they_lead(tmp_path: Path) -> None:
+    wanted = {"lease_s": 137, "renew_s": 107, "retry_s": 26}
+
+    files = render_files(tmp_path, nodes=nodes(*HA), leader_election=wanted)
+
+    settings = environment(files, "/etc/kubernetes/controller-manager.env")
+    assert settings["LEADER_ELECTION"].split() == [
+        "--leader-elect=true", "--leader-elect-lease-duration=137s",
+        "--leader-elect-renew-deadline=107s", "--leader-elect-retry-period=26s",
+    ]  # fmt: skip
+    assert yaml.safe_load(files["/etc/kubernetes/scheduler.yaml"].content)["leaderElection"] == {
+        "leaderElect": True, "leaseDuration": "137s", "renewDeadline": "107s", "retryPeriod": "26s",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("declared", "count"), [(1, 1), (2, 2), (32, 2), (33, 3), (200, 13)])
 def test_there_is_a_name_server_for_16_nodes_and_never_one_alone_for_many(
     declared: int, count: int
