@@ -169,12 +169,14 @@ class Fleet:
             what=f"another {unit} on {name}", timeout_s=60,
         )  # fmt: skip
 
-    def etcdctl(self, name: str, *words: str, port: int = 2379) -> str:
+    def etcdctl(self, name: str, *words: str, port: int = 2379, check: bool = True) -> str:
         """Ask the member of etcd on a machine."""
         pki = "/etc/etcd/pki"
         files = (f"--cacert={pki}/ca.crt", f"--cert={pki}/etcd.crt", f"--key={pki}/etcd.key")
         endpoint = f"--endpoints=https://127.0.0.1:{port}"
-        return self.inside(name, "/usr/local/bin/etcdctl", *files, endpoint, *words).text
+        return self.inside(
+            name, "/usr/local/bin/etcdctl", *files, endpoint, *words, check=check
+        ).text
 
     def certificates(self, name: str, path: str) -> list[x509.Certificate]:
         """Read the certificates of a file on a machine; none if it isn't there."""

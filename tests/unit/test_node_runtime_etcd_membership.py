@@ -174,6 +174,19 @@ def test_one_that_was_removed_is_refused_until_it_is_added() -> None:
     assert judge(*OTHERS, entry(name="")).state == "existing"
 
 
+def test_one_that_is_added_names_the_members_that_are_there_and_not_those_of_its_rendering() -> (
+    None
+):
+    # m1 alone has run, m2 was added as well and hasn't started; m9 was never rendered for it.
+    first, ninth = OTHERS[0], {"name": "m9", "peerURLs": ["https://10.0.0.9:2380"]}
+    second = {"name": "", "peerURLs": [MEMBERS["m2"]]}
+
+    assert judge(first, entry(name="")).members == f"m1={MEMBERS['m1']},m3={MEMBERS['m3']}"
+    assert judge(first, second, entry(name=""), ninth).members == (
+        f"m1={MEMBERS['m1']},unnamed-1={MEMBERS['m2']},m3={MEMBERS['m3']},m9=https://10.0.0.9:2380"
+    )
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b"<html>"])
 def test_an_answer_that_is_no_list_of_members_counts_as_none(body: bytes) -> None:
     guard = Guard()
@@ -189,13 +202,14 @@ def test_the_members_are_read_as_etcd_reads_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "written"), [("new", ""), ("existing", "ETCD_INITIAL_CLUSTER_STATE=existing\n")]
+    ("state", "written"),
+    [("new", ""), ("existing", "ETCD_INITIAL_CLUSTER_STATE=existing\nETCD_INITIAL_CLUSTER=a=b\n")],
 )
 @pytest.mark.parametrize("database", DATABASES)
 def test_each_database_is_told_what_kind_of_cluster_it_is(
     tmp_path: Path, database: str, state: str, written: str
 ) -> None:
-    verdict = etcd_membership.Verdict(state)
+    verdict = etcd_membership.Verdict(state, members="a=b")
 
     assert etcd_membership.act(verdict, name="m3", database=database, root=str(tmp_path)) == 0
 

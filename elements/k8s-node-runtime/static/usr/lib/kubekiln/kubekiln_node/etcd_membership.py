@@ -17,7 +17,7 @@ from kubekiln_node.api import Answer, Silence, client_context, get
 from kubekiln_node.console import machine_seconds, quote, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 PKI = "/etc/etcd/pki"
 # Read by the unit after its own settings.
@@ -27,14 +27,19 @@ TOLD = "/run/kubekiln/{database}-refused"
 # A switch's port that comes up forwards nothing for 30 s (spanning tree); and some for who is busy.
 ASK_FOR_S = 45.0
 PAUSE_S = 1.0
-EXISTING = "ETCD_INITIAL_CLUSTER_STATE=existing\n"
+EXISTING = "ETCD_INITIAL_CLUSTER_STATE=existing\nETCD_INITIAL_CLUSTER={members}\n"
 
 
 class Verdict(NamedTuple):
-    """May it start, and as what: `new`, `existing` or `refused` with a reason."""
+    """May it start, and as what: `new`, `existing` or `refused` with a reason.
+
+    One that joins an existing cluster must name exactly the members that are there, whatever it was
+    rendered with: `members`, as etcd's own setting has it.
+    """
 
     state: str
     reason: str = ""
+    members: str = ""
 
 
 def main() -> int:
@@ -70,7 +75,8 @@ def act(
     os.makedirs(os.path.dirname(state_env), exist_ok=True)
     if verdict.state != "refused":
         with open(state_env, "w", encoding="ascii") as stream:
-            stream.write(EXISTING if verdict.state == "existing" else "")
+            joins = verdict.state == "existing"
+            stream.write(EXISTING.format(members=verdict.members) if joins else "")
         return 0
     line = f"KUBEKILN {database}=refused reason={quote(verdict.reason)} t={now():.1f} node={name}"
     if not os.path.exists(told):
@@ -144,9 +150,24 @@ def look(
             return Verdict("refused", f"{other} knows no member at {own_url}: `etcdctl member add`")
         if entry.get("clientURLs"):
             return Verdict("refused", _lost(name, f"{other} knows it as a member that has run"))
+        if entry.get("name"):
+            return Verdict("new")
         # Without a name: somebody added it to a cluster that runs.
-        return Verdict("new" if entry.get("name") else "existing")
+        return Verdict("existing", members=initial_cluster(listed, {own_url: name}))
     return silences
+
+
+def initial_cluster(listed: Sequence[Mapping[str, Any]], own: Mapping[str, str]) -> str:
+    """Write the members that are there as `name=url,name=url`; `own`: the name by its URL.
+
+    Of an existing cluster etcd compares URLs alone, so one that hasn't run yet may be called
+    anything.
+    """
+    return ",".join(
+        f"{own.get(url) or member.get('name') or f'unnamed-{index}'}={url}"
+        for index, member in enumerate(listed)
+        for url in member.get("peerURLs", [])
+    )
 
 
 def doubt_of(silences: Mapping[str, Silence]) -> str:
