@@ -10,7 +10,6 @@ from cloudinit.families import joined
 from cloudinit.model import Cluster
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
 
-
 # What they are told only if it isn't their own default.
 _DEFAULTS = LeaderElection()
 

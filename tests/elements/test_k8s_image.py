@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
-from tests.support.elements import EPOCH, FakeBuild
+from tests.support.elements import ELEMENTS, EPOCH, FakeBuild
 
 pytestmark = pytest.mark.processes("bash", "unshare")
 
@@ -188,6 +191,14 @@ def test_units_are_enabled_by_one_call_from_all_preset_files(build: FakeBuild) -
     (call,) = build.log()
     assert call.startswith("systemctl preset ")
     assert sorted(call.split()[2:]) == ["a.service", "b.timer", "c.service"]
+
+
+def test_google_is_asked_by_address_as_no_name_is_resolved_that_early() -> None:
+    path = ELEMENTS / "k8s-cloud-init/static/etc/cloud/cloud.cfg.d/50-kubekiln.cfg"
+    url = urlsplit(yaml.safe_load(path.read_text())["datasource"]["GCE"]["metadata_url"])
+
+    assert ip_address(str(url.hostname)).is_link_local
+    assert url.path == "/computeMetadata/v1/", "its paths are appended to it"
 
 
 @pytest.mark.root
