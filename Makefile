@@ -99,7 +99,7 @@ e2e: components ## the bakes and boots alone
 platforms: components ## image formats, and delivery to every platform's test server
 	@$(TOGETHER) tests/platforms
 
-e2e-vm: setup ## single-master and ha-stacked (5 machines) in QEMU; long without KVM
+e2e-vm: setup ## more in QEMU: examples of several machines, clouds, reboots; long without KVM
 	@$(PYTEST) -v -m vm tests/e2e
 
 golden: setup ## rewrite the golden files (the rewriting run fails)

@@ -58,7 +58,7 @@ def peer_url(grown: Fleet, name: str) -> str:
 
 
 def add(grown: Fleet, asked: str, name: str, *options: str) -> None:
-    """Add a member; that is refused until all have been connected to each other for five seconds."""
+    """Add a member, which is refused until all have been connected for five seconds."""
     url = peer_url(grown, name)
 
     def is_added() -> bool:

@@ -50,8 +50,8 @@ def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, na
         nodes = json.loads(lab.kubectl(name, "get", "nodes", "--output=json").stdout)
         wanted = [node.name for node in load_cluster(name, lab.project).nodes]
         assert ready_names(nodes) == set(wanted)
-        # Not `rollout status`: where five machines are emulated the Deployment's ten minutes are long
-        # over by the time that its pods have a node, and it gives up for good.
+        # Not `rollout status`, which gives up for good: where five machines are emulated, the
+        # Deployment's ten minutes are long over when its pods have a node.
         lab.kubectl(
             name, "wait", "--for=condition=Available", "deploy/coredns", "-n=kube-system",
             f"--timeout={PODS_S}",

@@ -179,6 +179,26 @@ def test_cloud_init_asks_the_named_datasources_alone(build: FakeBuild) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    ("sources", "waits"),
+    [("CloudStack", True), ("OpenStack, CloudStack", True), ("OpenStack, NotCloudStack", False)],
+)
+def test_cloudstack_alone_has_cloud_init_wait_for_a_lease(
+    build: FakeBuild, sources: str, waits: bool
+) -> None:
+    build.use("k8s-cloud-init")
+    build.environment = {"DIB_K8S_CLOUD_INIT_DATASOURCES": sources}
+    build.put("etc/cloud/cloud.cfg.d/90_dpkg.cfg")
+
+    build.run_inside("post-install.d/20-k8s-cloud-init")
+
+    drop_in = "etc/systemd/system/cloud-init-network.service.d/kubekiln-lease.conf"
+    wanted = "Wants=systemd-networkd-wait-online.service"
+    assert (drop_in in build.files()) == waits
+    assert not waits or wanted in (build.root / drop_in).read_text()
+
+
+@pytest.mark.root
 def test_units_are_enabled_by_one_call_from_all_preset_files(build: FakeBuild) -> None:
     build.use("k8s-seal")
     presets = "usr/lib/systemd/system-preset"

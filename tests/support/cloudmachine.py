@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How does a test switch on a virtual machine that takes itself for one of a cloud's?
+
+Its network is a namespace of its own, where nobody is but the cloud's metadata service: no name
+server answers there.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import Popen
+
+from kubekiln.files import make_dir
+from kubekiln.process import Command, spawn
+from pipeline.targets.machine import Machine
+from pipeline.targets.qemu import choose_accelerator, make_disks
+from tests.conftest import ROOT
+from tests.support.clouds import Cloud
+from tests.support.metadata import ADDRESS
+
+# Where cloud-init looks for Linode's service first.
+_ADDRESSES = (f"{ADDRESS}/32", "fd00:a9fe:a9fe::1/128")
+
+
+@contextmanager
+def cloud_machine(
+    cloud: Cloud, machine: Machine, scratch: Path
+) -> Iterator[tuple[Popen[bytes], Path]]:
+    """Run a machine until the block ends; gives the process, and what the service was asked."""
+    served, rules, asked = make_dir(scratch / "served"), scratch / "rules.json", scratch / "asked"
+    for name, content in cloud.files(machine).items():
+        path = served / name
+        make_dir(path.parent)
+        path.write_bytes(content)
+    rules.write_text(json.dumps(dict(cloud.rules)))
+    make_dir(machine.run_dir)
+    make_disks(machine)
+    script = [
+        "set -e",
+        "ip link set lo up",
+        *(f"ip address add {address} dev lo" for address in _ADDRESSES),
+        f"{shlex.join(_service(rules, served))} >{shlex.quote(str(asked))} 2>&1 &",
+        f"exec {shlex.join(_qemu(cloud, machine))}",
+    ]
+    # With its first process, which QEMU becomes, everything ends that is in the namespace; and that
+    # ends with us, however we do.
+    own = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--pid", "--fork", "--kill-child"]
+    child = spawn(Command([*own, "bash", "-c", "\n".join(script)], cwd=ROOT, as_root=True))
+    try:
+        yield child, asked
+    finally:
+        child.kill()
+        child.wait(30)
+        (machine.run_dir / "disk.qcow2").unlink()
+
+
+def _service(rules: Path, served: Path) -> list[str]:
+    return [sys.executable, "-m", "tests.support.cloudmetadata", str(rules), str(served)]
+
+
+def _qemu(cloud: Cloud, machine: Machine) -> list[str]:
+    accelerator, network = choose_accelerator(machine.cpus), machine.address.network
+    return [
+        "qemu-system-x86_64",
+        "-nodefaults", "-display", "none", "-machine", "q35", *accelerator.arguments,
+        "-smbios", cloud.smbios, "-smp", str(accelerator.cpus), "-m", str(machine.memory_mib),
+        "-drive", f"file={machine.run_dir / 'disk.qcow2'},if=virtio,cache=unsafe",
+        # Who asks first gets the first address.
+        "-netdev", f"user,id=net,net={network},host={machine.gateways[0]},dns={network[3]},"
+        f"dhcpstart={machine.address.ip},domainname=cloud.internal",
+        "-device", f"virtio-net-pci,netdev=net,mac={machine.mac},romfile=",
+        "-object", "rng-random,id=random,filename=/dev/urandom",
+        "-device", "virtio-rng-pci,rng=random",
+        "-serial", f"file:{machine.console_log}",
+    ]  # fmt: skip

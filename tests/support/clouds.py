@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a machine of a cloud's find there: firmware's tables, and a metadata service?
+
+After the clouds' own documentation, as cloud-init's sources read it. None of them ran here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import yaml
+
+from pipeline.targets.machine import Machine
+from tests.support.metadata import ADDRESS
+
+Files = Mapping[str, bytes]
+_TOKEN = "of-this-machine"  # noqa: S105 - opens nothing
+_SERIAL = "20614"
+_UUID = "ec2e1916-9099-7caf-fd21-032134566a8c"
+_OTHER_NAME = "named-by-the-cloud"
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A kind of cloud, for the datasource of this name."""
+
+    datasource: str
+    smbios: str
+    """Of its machines' table of type 1."""
+    asked: str
+    """Where it gives user-data: the end of the path that a machine must have asked for."""
+    files: Callable[[Machine], Files]
+    """What it serves to a machine, by path."""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    image: str = "debian-13-cloud"
+    only_source: str = ""
+    """The one datasource of an image that is like `image` else, where that looks elsewhere."""
+    addressing: str = "dhcp"
+
+
+def _attached(machine: Machine, name: str) -> bytes:
+    return (machine.seed_dir / name).read_bytes()
+
+
+def _as_amazon(machine: Machine) -> Files:
+    address, network = machine.address.ip, machine.address.network
+    card = f"latest/meta-data/network/interfaces/macs/{machine.mac}"
+    texts = {
+        "latest/meta-data/instance-id": "i-0123456789abcdef0",
+        "latest/meta-data/local-hostname": f"{_OTHER_NAME}.ec2.internal",
+        "latest/meta-data/local-ipv4": str(address),
+        "latest/meta-data/mac": machine.mac,
+        "latest/meta-data/placement/availability-zone": "eu-north-1a",
+        f"{card}/device-number": "0",
+        f"{card}/interface-id": "eni-0123456789abcdef0",
+        f"{card}/local-ipv4s": str(address),
+        f"{card}/mac": machine.mac,
+        f"{card}/subnet-ipv4-cidr-block": str(network),
+        f"{card}/vpc-id": "vpc-0123456789abcdef0",
+        "latest/dynamic/instance-identity/document": json.dumps(
+            {"instanceId": "i-0123456789abcdef0", "region": "eu-north-1"}
+        ),
+    }
+    files = {path: text.encode() for path, text in texts.items()}
+    return {**files, "latest/user-data": _attached(machine, "user-data.gz")}
+
+
+def _as_google(machine: Machine) -> Files:
+    user_data = _attached(machine, "user-data.gz.b64").decode()
+    attributes = {"user-data": user_data, "user-data-encoding": "base64"}
+    instance = "computeMetadata/v1/instance"
+    return {
+        f"{instance}/attributes/index": json.dumps(attributes).encode(),
+        f"{instance}/hostname": f"{_OTHER_NAME}.c.project.internal".encode(),
+        f"{instance}/id": b"2061412345678901234",
+        f"{instance}/zone": b"projects/1/zones/europe-north1-a",
+        "computeMetadata/v1/project/attributes/index": b"{}",
+    }
+
+
+def _as_hetzner(machine: Machine) -> Files:
+    card = {
+        "mac_address": machine.mac,
+        "name": "eth0",
+        "subnets": [{"ipv4": True, "type": "dhcp"}],
+        "type": "physical",
+    }
+    said = {
+        "hostname": _OTHER_NAME,
+        "instance-id": int(_SERIAL),
+        "network-config": {"config": [card], "version": 1},
+        "public-keys": [],
+        "region": "eu-central",
+    }
+    return {
+        "hetzner/v1/metadata/index": yaml.safe_dump(said).encode(),
+        "hetzner/v1/metadata/instance-id": _SERIAL.encode(),
+        "hetzner/v1/userdata": _attached(machine, "user-data.gz.b64"),
+    }
+
+
+def _as_linode(machine: Machine) -> Files:
+    said = {"id": int(_SERIAL), "label": _OTHER_NAME, "region": "se-sto", "type": "g6-standard-2"}
+    return {
+        "v1/instance": json.dumps(said).encode(),
+        # Its API takes user-data in this form, and gives it so.
+        "v1/user-data": base64.b64encode(_attached(machine, "user-data.gz")),
+    }
+
+
+def _as_cloudstack(machine: Machine) -> Files:
+    texts = {
+        "availability-zone": "zone-1",
+        "instance-id": "7d3aef41-2f5a-4f0c-9d2f-0a0a3c4e5b6c",
+        "local-hostname": _OTHER_NAME,
+        "local-ipv4": str(machine.address.ip),
+    }
+    files = {f"latest/meta-data/{name}": text.encode() for name, text in texts.items()}
+    # Its router gives what its API was told in base64.
+    attached = base64.b64decode(_attached(machine, "user-data.gz.b64"), validate=True)
+    return {**files, "latest/user-data": attached}
+
+
+def _as_any_server(machine: Machine) -> Files:
+    names = ("meta-data", "network-config", "user-data")
+    return {f"seed/{name}": _attached(machine, name) for name in names}
+
+
+CLOUDS = (
+    Cloud(
+        "ec2",
+        f"type=1,manufacturer=Amazon EC2,product=t3.medium,uuid={_UUID},serial={_UUID}",
+        "/user-data",
+        _as_amazon,
+        rules={
+            "header": "X-aws-ec2-metadata-token",
+            "value": _TOKEN,
+            "token_path": "/latest/api/token",
+            "token_header": "X-aws-ec2-metadata-token-ttl-seconds",
+        },
+    ),
+    Cloud(
+        "gce",
+        "type=1,manufacturer=Google,product=Google Compute Engine,serial=GoogleCloud-0123456789AB",
+        "/computeMetadata/v1/instance/attributes/?recursive=True",
+        _as_google,
+        rules={"header": "Metadata-Flavor", "value": "Google"},
+    ),
+    Cloud(
+        "hetzner",
+        f"type=1,manufacturer=Hetzner,product=vServer,serial={_SERIAL}",
+        "/hetzner/v1/userdata",
+        _as_hetzner,
+    ),
+    Cloud(
+        "linode",
+        f"type=1,manufacturer=Akamai,product=Compute Instance,serial={_SERIAL}",
+        "/v1/user-data",
+        _as_linode,
+        rules={
+            "header": "Metadata-Token",
+            "value": _TOKEN,
+            "token_path": "/v1/token",
+            "token_header": "Metadata-Token-Expiry-Seconds",
+        },
+    ),
+    # Its service is at the address of who gives leases.
+    Cloud(
+        "cloudstack",
+        "type=1,manufacturer=Apache Software Foundation,product=CloudStack KVM Hypervisor",
+        "/latest/user-data",
+        _as_cloudstack,
+        only_source="CloudStack",
+    ),
+    Cloud(
+        "nocloud",
+        f"type=1,serial=ds=nocloud;s=http://{ADDRESS}/seed/",
+        "/seed/user-data",
+        _as_any_server,
+        image="debian-13",
+        addressing="static",
+    ),
+)
