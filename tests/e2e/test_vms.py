@@ -66,6 +66,26 @@ def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, na
         lab.kubekiln("down", name)
 
 
+def test_kubeadm_makes_a_cluster_of_a_virtual_machine(lab: Lab, image: Path) -> None:
+    assert image.exists()
+    name = "by-kubeadm"
+    nodes = lab.add_cluster(name)
+    lab.edit_cluster(name, lambda config: config.update(bootstrap="kubeadm"))
+    try:
+        lab.kubekiln("up", name, "--target", "qemu", "--timeout", str(BOOT_S))
+
+        said = json.loads(lab.kubectl(name, "get", "nodes", "--output=json").stdout)
+        assert ready_names(said) == set(nodes)
+        pods = lab.kubectl(name, "get", "pods", "-n=kube-system", "--output=name").text
+        assert f"pod/kube-apiserver-{nodes[0]}" in pods
+        lab.kubectl(
+            name, "wait", "--for=condition=Available", "deploy/coredns", "-n=kube-system",
+            f"--timeout={PODS_S}",
+        )  # fmt: skip
+    finally:
+        lab.kubekiln("down", name)
+
+
 def test_a_node_is_ready_again_after_a_reboot_with_its_pods(lab: Lab, image: Path) -> None:
     assert image.exists()
     name = "reboots"

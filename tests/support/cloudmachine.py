@@ -12,19 +12,22 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from subprocess import Popen
+
+import pycdlib
 
 from kubekiln.files import make_dir
 from kubekiln.process import Command, spawn
 from pipeline.targets.machine import Machine
 from pipeline.targets.qemu import choose_accelerator, make_disks
 from tests.conftest import ROOT
-from tests.support.clouds import Cloud
+from tests.support.clouds import Cloud, Files
 from tests.support.metadata import ADDRESS
 
-# Where cloud-init looks for Linode's service first.
-_ADDRESSES = (f"{ADDRESS}/32", "fd00:a9fe:a9fe::1/128")
+# Where cloud-init looks for Linode's service first; of Azure's fabric.
+_ADDRESSES = (f"{ADDRESS}/32", "fd00:a9fe:a9fe::1/128", "168.63.129.16/32")
 
 
 @contextmanager
@@ -32,13 +35,15 @@ def cloud_machine(
     cloud: Cloud, machine: Machine, scratch: Path
 ) -> Iterator[tuple[Popen[bytes], Path]]:
     """Run a machine until the block ends; gives the process, and what the service was asked."""
+    make_dir(machine.run_dir)
     served, rules, asked = make_dir(scratch / "served"), scratch / "rules.json", scratch / "asked"
     for name, content in cloud.files(machine).items():
         path = served / name
         make_dir(path.parent)
         path.write_bytes(content)
+    if cloud.media:
+        _write_udf(cloud.media(machine), machine.run_dir / "media.iso")
     rules.write_text(json.dumps(dict(cloud.rules)))
-    make_dir(machine.run_dir)
     make_disks(machine)
     script = [
         "set -e",
@@ -77,4 +82,28 @@ def _qemu(cloud: Cloud, machine: Machine) -> list[str]:
         "-object", "rng-random,id=random,filename=/dev/urandom",
         "-device", "virtio-rng-pci,rng=random",
         "-serial", f"file:{machine.console_log}",
+        *_extras(cloud, machine),
     ]  # fmt: skip
+
+
+def _extras(cloud: Cloud, machine: Machine) -> list[str]:
+    words = ["-smbios", f"type=3,asset={cloud.asset_tag}"] if cloud.asset_tag else []
+    if cloud.media:
+        words += [
+            "-device", "virtio-scsi-pci,id=scsi",
+            "-drive", f"file={machine.run_dir / 'media.iso'},if=none,id=cd,format=raw,media=cdrom",
+            "-device", "scsi-cd,bus=scsi.0,drive=cd",
+        ]  # fmt: skip
+    return words
+
+
+def _write_udf(files: Files, path: Path) -> None:
+    """Write a CD as Azure's fabric does: UDF alone counts, but it can't be without ISO 9660."""
+    disc = pycdlib.PyCdlib()
+    disc.new(udf="2.60")
+    for index, (name, content) in enumerate(files.items()):
+        disc.add_fp(
+            BytesIO(content), len(content), iso_path=f"/FILE{index}.;1", udf_path=f"/{name}"
+        )
+    disc.write(str(path))
+    disc.close()

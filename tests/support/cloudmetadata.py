@@ -22,7 +22,7 @@ def server(rules: dict[str, str], directory: Path) -> ThreadingHTTPServer:
     """Make the server.
 
     Rules: `header` and its `value` are demanded of each GET; a PUT at `token_path` that has
-    `token_header` is answered with `value`.
+    `token_header` is answered with `value`. What is POSTed is read, and all is well.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -42,6 +42,10 @@ def server(rules: dict[str, str], directory: Path) -> ThreadingHTTPServer:
             if not is_asked or rules["token_header"] not in self.headers:
                 return self.say(404, b"")
             return self.say(200, rules["value"].encode())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            return self.say(200, b"")
 
         def say(self, status: int, body: bytes) -> None:
             self.send_response(status)

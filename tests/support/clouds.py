@@ -31,7 +31,7 @@ class Cloud:
     smbios: str
     """Of its machines' table of type 1."""
     asked: str
-    """Where it gives user-data: the end of the path that a machine must have asked for."""
+    """The end of the path that a machine must have asked for: user-data, where that comes so."""
     files: Callable[[Machine], Files]
     """What it serves to a machine, by path."""
     rules: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +39,10 @@ class Cloud:
     only_source: str = ""
     """The one datasource of an image that is like `image` else, where that looks elsewhere."""
     addressing: str = "dhcp"
+    asset_tag: str = ""
+    """Of the machines' chassis."""
+    media: Callable[[Machine], Files] | None = None
+    """What is on a CD of the machine's."""
 
 
 def _attached(machine: Machine, name: str) -> bytes:
@@ -124,6 +128,36 @@ def _as_cloudstack(machine: Machine) -> Files:
     return {**files, "latest/user-data": attached}
 
 
+def _as_azure(machine: Machine) -> Files:
+    network = machine.address.network
+    subnet = {"address": str(network.network_address), "prefix": str(network.prefixlen)}
+    ipv4 = {"ipAddress": [{"privateIpAddress": str(machine.address.ip)}], "subnet": [subnet]}
+    card = {"macAddress": machine.mac.replace(":", "").upper(), "ipv4": ipv4}
+    profile = {"computerName": _OTHER_NAME, "disablePasswordAuthentication": "true"}
+    said = {"compute": {"osProfile": profile}, "network": {"interface": [card]}}
+    goal = (
+        "<GoalState><Incarnation>1</Incarnation><Container><ContainerId>c</ContainerId>"
+        "<RoleInstanceList><RoleInstance><InstanceId>i</InstanceId></RoleInstance>"
+        "</RoleInstanceList></Container></GoalState>"
+    )
+    return {"metadata/instance": json.dumps(said).encode(), "machine/index": goal.encode()}
+
+
+def _media_of_azure(machine: Machine) -> Files:
+    custom_data = base64.b64encode(_attached(machine, "user-data.gz")).decode()
+    document = f"""\
+<ns0:Environment xmlns:ns0="http://schemas.dmtf.org/ovf/environment/1"
+    xmlns:wa="http://schemas.microsoft.com/windowsazure">
+<wa:ProvisioningSection><wa:Version>1.0</wa:Version><wa:LinuxProvisioningConfigurationSet>
+<wa:HostName>{_OTHER_NAME}</wa:HostName><wa:UserName>azureuser</wa:UserName>
+<wa:CustomData>{custom_data}</wa:CustomData>
+</wa:LinuxProvisioningConfigurationSet></wa:ProvisioningSection>
+<wa:PlatformSettingsSection><wa:Version>1.0</wa:Version><wa:PlatformSettings/>
+</wa:PlatformSettingsSection></ns0:Environment>
+"""
+    return {"ovf-env.xml": document.encode()}
+
+
 def _as_any_server(machine: Machine) -> Files:
     names = ("meta-data", "network-config", "user-data")
     return {f"seed/{name}": _attached(machine, name) for name in names}
@@ -166,6 +200,15 @@ CLOUDS = (
             "token_path": "/v1/token",
             "token_header": "Metadata-Token-Expiry-Seconds",
         },
+    ),
+    # Custom data comes on a CD; the machine tells the service that it has it.
+    Cloud(
+        "azure",
+        f"type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,uuid={_UUID}",
+        "/machine?comp=health",
+        _as_azure,
+        asset_tag="7783-7084-3265-9085-8269-3286-77",
+        media=_media_of_azure,
     ),
     # Its service is at the address of who gives leases.
     Cloud(
