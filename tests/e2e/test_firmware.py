@@ -17,21 +17,11 @@ import pytest
 from kubekiln.process import Command, end, run, spawn
 from pipeline.targets.emulation import KERNEL_ARGUMENTS_KEY
 from pipeline.targets.qemu import choose_accelerator
+from tests.support.firmware import FIRMWARE
 from tests.support.waiting import until
 
 # Firmware, GRUB, kernel, initrd and the start of systemd, emulated on a busy host.
 BOOT_S = 600.0
-OVMF = "/usr/share/OVMF"
-FIRMWARE: dict[str, list[str]] = {
-    "BIOS": ["-machine", "pc"],
-    "UEFI": ["-machine", "q35", "-bios", "/usr/share/ovmf/OVMF.fd"],
-    # As it is sold: its variables hold Microsoft's keys, and only what is signed by them starts.
-    "Secure Boot": [
-        "-machine", "q35,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on",
-        "-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.secboot.fd",
-        "-drive", f"if=pflash,format=raw,snapshot=on,file={OVMF}/OVMF_VARS_4M.ms.fd",
-    ],
-}  # fmt: skip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.qemu, pytest.mark.alone]
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from kubekiln.process import run
 from pipeline.targets.console import read_console
 from pipeline.targets.qemu import QemuTarget
 from tests.e2e.conftest import BOOT_S, Lab, changed_qemu, free_port
+from tests.support.firmware import FIRMWARE
 from tests.support.pods import web_restarts
 from tests.support.waiting import until
 
@@ -62,6 +64,24 @@ def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, na
         lab.kubectl(
             name, "wait", "--for=condition=Complete", "job/client", "-n=e2e", f"--timeout={PODS_S}"
         )
+    finally:
+        lab.kubekiln("down", name)
+
+
+def test_a_node_gets_ready_under_secure_boot(lab: Lab, image: Path, tmp_path: Path) -> None:
+    assert image.exists()
+    name = "secure"
+    nodes = lab.add_cluster(name)
+    firmware = shlex.join(FIRMWARE["Secure Boot"])
+    up = lab.command("up", name, "--target", "qemu", "--timeout", str(BOOT_S))
+    path = changed_qemu(tmp_path, f'[[ " $* " != *" -name "* ]] || set -- "$@" {firmware}\n')
+    try:
+        run(replace(up, env={**up.env, "PATH": path}))
+
+        console = lab.machine(name, nodes[0]).console_log.read_text(errors="replace")
+        assert "UEFI Secure Boot is enabled" in console
+        said = json.loads(lab.kubectl(name, "get", "nodes", "--output=json").stdout)
+        assert ready_names(said) == set(nodes)
     finally:
         lab.kubekiln("down", name)
 
