@@ -24,6 +24,8 @@ pytestmark = [
 NAME, FIRST, WORKER = "grows", "grows-1", "grows-2"
 ADDED = {"grows-3": "10.80.0.31", "grows-4": "10.80.0.32"}
 KEYS = 1_000
+# Seconds on an idle host: other tests' machines boot beside these.
+LIMIT_S = 300
 LONE_UNITS = ("kube-controller-manager.service", "kube-scheduler.service")
 
 
@@ -65,7 +67,7 @@ def add(grown: Fleet, asked: str, name: str, *options: str) -> None:
         grown.etcdctl(asked, "member", "add", name, *options, f"--peer-urls={url}", check=False)
         return url in members(grown, asked)
 
-    until(is_added, what=f"{name} is a member", timeout_s=60, every_s=1)
+    until(is_added, what=f"{name} is a member", timeout_s=LIMIT_S, every_s=1)
 
 
 def test_a_master_that_is_no_member_waits_and_says_so(grown: Fleet, keys: list[object]) -> None:
@@ -73,7 +75,7 @@ def test_a_master_that_is_no_member_waits_and_says_so(grown: Fleet, keys: list[o
 
     for name in ADDED:
         until(lambda name=name: "KUBEKILN etcd=refused" in grown.console(name),
-              what=f"a refusal of {name}", timeout_s=120)  # fmt: skip
+              what=f"a refusal of {name}", timeout_s=LIMIT_S)  # fmt: skip
         assert f"{FIRST} knows no member at {peer_url(grown, name)}" in grown.console(name)
     assert etcd_keys(grown, FIRST) == keys
     assert len(members(grown, FIRST)) == 1
@@ -87,15 +89,15 @@ def test_one_that_is_added_as_a_learner_joins_and_is_promoted(
     # Rendered when it was alone: it takes no lease, and two would work at once.
     grown.inside(FIRST, "/usr/bin/systemctl", "stop", *LONE_UNITS)
     add(grown, FIRST, name, "--learner")
-    until(lambda: members(grown, FIRST)[url][1] == "started", what=f"{name}", timeout_s=60)
+    until(lambda: members(grown, FIRST)[url][1] == "started", what=f"{name}", timeout_s=LIMIT_S)
 
     def promote() -> bool:
         words = ("member", "promote", members(grown, FIRST)[url][0])
         return "promoted" in grown.etcdctl(FIRST, *words, check=False)
 
-    until(promote, what=f"{name} has all the data", timeout_s=60, every_s=1)
+    until(promote, what=f"{name} has all the data", timeout_s=LIMIT_S, every_s=1)
 
-    until(lambda: grown.reaches_api(name), what=f"{name} serves", timeout_s=120)
+    until(lambda: grown.reaches_api(name), what=f"{name} serves", timeout_s=LIMIT_S)
     assert etcd_keys(grown, name) == keys
 
 
@@ -109,7 +111,7 @@ def test_then_the_first_machine_can_be_made_anew_and_all_know_all(
 
     grown.boot([FIRST])
 
-    until(lambda: grown.reaches_api(FIRST), what=f"{FIRST} serves", timeout_s=120)
+    until(lambda: grown.reaches_api(FIRST), what=f"{FIRST} serves", timeout_s=LIMIT_S)
     assert etcd_keys(grown, FIRST) == keys
     listed = members(grown, FIRST)
     assert {fields[2] for fields in listed.values()} == {FIRST, *ADDED}
@@ -125,5 +127,5 @@ def test_a_worker_that_is_made_anew_uses_the_masters_that_were_added(grown: Flee
 
     until(
         lambda: grown.reaches_api(WORKER, "127.0.0.1:7443"),
-        what="another master behind the worker's balancer", timeout_s=60,
+        what="another master behind the worker's balancer", timeout_s=LIMIT_S,
     )  # fmt: skip
