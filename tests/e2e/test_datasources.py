@@ -23,7 +23,7 @@ from pipeline.targets.machine import Machine
 from tests.e2e.conftest import BOOT_S, Lab
 from tests.support.fleet import Fleet, fleet
 from tests.support.leases import dhcp_server
-from tests.support.metadata import ADDRESS, metadata_service
+from tests.support.metadata import ADDRESS, lay_down, metadata_service
 from tests.support.waiting import until
 
 pytestmark = [
@@ -72,14 +72,6 @@ def as_nova_says(machine: Machine, user_data: bytes) -> dict[str, bytes]:
         "openstack/latest/network_data.json": json.dumps(network_data).encode(),
         "openstack/latest/user_data": user_data,
     }
-
-
-def lay_down(files: dict[str, bytes], directory: Path) -> None:
-    """Write files at their paths below a directory."""
-    for name, content in files.items():
-        path = directory / name
-        make_dir(path.parent)
-        path.write_bytes(content)
 
 
 def check_node(made: Fleet, machine: Machine, source: str) -> None:

@@ -39,6 +39,19 @@ PATIENT = {
 pytestmark = [pytest.mark.e2e, pytest.mark.vm, pytest.mark.timeout(READY_S + 1800)]
 
 
+def ready_nodes(lab: Lab, name: str) -> frozenset[str]:
+    return ready_names(json.loads(lab.kubectl(name, "get", "nodes", "--output=json").stdout))
+
+
+def wait_for_name_servers(lab: Lab, name: str) -> None:
+    # Not `rollout status`, which gives up for good: where five machines are emulated, the
+    # Deployment's ten minutes are long over when its pods have a node.
+    lab.kubectl(
+        name, "wait", "--for=condition=Available", "deploy/coredns", "-n=kube-system",
+        f"--timeout={PODS_S}",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["single-master", "ha-stacked"])
 def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, name: str) -> None:
     assert image.exists()
@@ -49,15 +62,9 @@ def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, na
         said = run(replace(up, timeout_s=READY_S + 600))
         print(said.stderr.decode(errors="replace"), said.text)
 
-        nodes = json.loads(lab.kubectl(name, "get", "nodes", "--output=json").stdout)
         wanted = [node.name for node in load_cluster(name, lab.project).nodes]
-        assert ready_names(nodes) == set(wanted)
-        # Not `rollout status`, which gives up for good: where five machines are emulated, the
-        # Deployment's ten minutes are long over when its pods have a node.
-        lab.kubectl(
-            name, "wait", "--for=condition=Available", "deploy/coredns", "-n=kube-system",
-            f"--timeout={PODS_S}",
-        )  # fmt: skip
+        assert ready_nodes(lab, name) == set(wanted)
+        wait_for_name_servers(lab, name)
         lab.apply(name, "web.yaml")
         lab.kubectl(name, "rollout", "status", "deploy/web", "-n=e2e", f"--timeout={PODS_S}")
         lab.apply(name, "client.yaml")
@@ -80,8 +87,7 @@ def test_a_node_gets_ready_under_secure_boot(lab: Lab, image: Path, tmp_path: Pa
 
         console = lab.machine(name, nodes[0]).console_log.read_text(errors="replace")
         assert "UEFI Secure Boot is enabled" in console
-        said = json.loads(lab.kubectl(name, "get", "nodes", "--output=json").stdout)
-        assert ready_names(said) == set(nodes)
+        assert ready_nodes(lab, name) == set(nodes)
     finally:
         lab.kubekiln("down", name)
 
@@ -94,14 +100,10 @@ def test_kubeadm_makes_a_cluster_of_a_virtual_machine(lab: Lab, image: Path) -> 
     try:
         lab.kubekiln("up", name, "--target", "qemu", "--timeout", str(BOOT_S))
 
-        said = json.loads(lab.kubectl(name, "get", "nodes", "--output=json").stdout)
-        assert ready_names(said) == set(nodes)
+        assert ready_nodes(lab, name) == set(nodes)
         pods = lab.kubectl(name, "get", "pods", "-n=kube-system", "--output=name").text
         assert f"pod/kube-apiserver-{nodes[0]}" in pods
-        lab.kubectl(
-            name, "wait", "--for=condition=Available", "deploy/coredns", "-n=kube-system",
-            f"--timeout={PODS_S}",
-        )  # fmt: skip
+        wait_for_name_servers(lab, name)
     finally:
         lab.kubekiln("down", name)
 

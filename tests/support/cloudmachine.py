@@ -24,7 +24,7 @@ from pipeline.targets.machine import Machine
 from pipeline.targets.qemu import choose_accelerator, make_disks
 from tests.conftest import ROOT
 from tests.support.clouds import Cloud, Files
-from tests.support.metadata import ADDRESS
+from tests.support.metadata import ADDRESS, lay_down
 
 # Where cloud-init looks for Linode's service first; of Azure's fabric.
 _ADDRESSES = (f"{ADDRESS}/32", "fd00:a9fe:a9fe::1/128", "168.63.129.16/32")
@@ -37,10 +37,7 @@ def cloud_machine(
     """Run a machine until the block ends; gives the process, and what the service was asked."""
     make_dir(machine.run_dir)
     served, rules, asked = make_dir(scratch / "served"), scratch / "rules.json", scratch / "asked"
-    for name, content in cloud.files(machine).items():
-        path = served / name
-        make_dir(path.parent)
-        path.write_bytes(content)
+    lay_down(cloud.files(machine), served)
     if cloud.media:
         _write_udf(cloud.media(machine), machine.run_dir / "media.iso")
     rules.write_text(json.dumps(dict(cloud.rules)))

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from kubekiln.files import make_dir
 from kubekiln.process import Command, run, spawn
 from pipeline.targets.netns import network_pid
 from tests.support.fleet import Fleet
@@ -15,6 +16,14 @@ from tests.support.waiting import until
 
 ADDRESS = "169.254.169.254"
 URL = f"http://{ADDRESS}/user-data"
+
+
+def lay_down(files: Mapping[str, bytes], directory: Path) -> None:
+    """Write files at their paths below a directory."""
+    for name, content in files.items():
+        path = directory / name
+        make_dir(path.parent)
+        path.write_bytes(content)
 
 
 @contextmanager
