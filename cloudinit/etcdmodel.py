@@ -25,7 +25,9 @@ class Etcd(Model):
     """Pause between two signs of life of its leader, in ms: about the round-trip time between
     members where they are far from each other."""
     election_ms: int = Field(default=1000, ge=50, le=50000)
-    """Silence in ms after which members elect another leader: ten round-trip times or more."""
+    """Silence in ms after which members elect another leader: ten round-trip times or more. Twice
+    as long, and 2 s at least, API servers and balancers wait until they take a master that can't
+    read its database out of service."""
 
     disk_gib: int | None = Field(default=None, ge=1, le=16384, examples=[10])
     """Size in GiB of a disk that the database has to itself on each of its machines, where a target

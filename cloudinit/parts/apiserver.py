@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from cloudinit import sizing
 from cloudinit.credentials import PKI_DIR, client_spec, leaf_files
 from cloudinit.families import IPAddress, joined
-from cloudinit.model import Node
+from cloudinit.model import Cluster, Node
 from cloudinit.part import Context, NodeFile, Part, from_static, from_template, unit
 from cloudinit.parts import etcd
 from cloudinit.pki import LeafSpec
@@ -137,6 +137,7 @@ def _environment(context: Context) -> NodeFile:
         },
         keys=(
             "api.port",
+            "etcd.election_ms",
             "etcd.events",
             "nodes.address",
             "nodes.role",
@@ -148,8 +149,13 @@ def _environment(context: Context) -> NodeFile:
     )
 
 
+def flags_of(cluster: Cluster) -> sizing.Flags:
+    """Give what depends on the cluster's size, and on how patient its database is."""
+    return {**sizing.apiserver_flags(cluster), **etcd.client_flags(cluster)}
+
+
 def _flags(context: Context) -> sizing.Flags:
-    flags = sizing.apiserver_flags(context.cluster)
+    flags = flags_of(context.cluster)
     if not sizing.has_events_apart(context.cluster):
         return flags
     urls = ";".join(etcd.client_urls(context, etcd.EVENTS))

@@ -11,6 +11,7 @@ from cloudinit.families import in_url
 from cloudinit.model import Cluster, Node
 from cloudinit.nodepool import NodePool
 from cloudinit.part import Context, NodeFile, Part, from_template, unit
+from cloudinit.parts import etcd
 
 UNIT = "haproxy.service"
 WAIT_UNIT = "kubekiln-balancer.service"
@@ -77,6 +78,8 @@ def _settings(context: Context, bind: str) -> NodeFile:
     masters = sorted(cluster.masters, key=lambda master: master != own)
     view = {
         "bind": bind,
+        # An API server that waits for its database answers late, and is not out of service.
+        "check_s": etcd.answer_s(cluster),
         "first_only": own in cluster.masters,
         "health_port": HEALTH_PORT,
         "down_interval_s": down_interval_s(cluster),
@@ -85,7 +88,7 @@ def _settings(context: Context, bind: str) -> NodeFile:
         "servers": [(m.name, _address(m, own), cluster.api.port) for m in masters],
     }
     keys = (
-        "api.port", "api.local_port", "api.vip", "etcd.events", "nodes.name", "nodes.address",
+        "api.port", "api.local_port", "api.vip", "etcd.election_ms", "etcd.events", "nodes.name", "nodes.address",
         "nodes.role",
     )  # fmt: skip
     return from_template("/etc/haproxy/haproxy.cfg", view, keys=keys, mode=0o644)

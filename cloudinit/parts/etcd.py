@@ -21,6 +21,8 @@ _OWNER = "etcd:etcd"
 MIB = 1 << 20
 _LOOPBACK = ip_address("127.0.0.1")
 _DEFAULTS = Etcd()
+# The default of kube-apiserver's --etcd-readycheck-timeout, by which its /readyz answers.
+_API_WAITS_S = 2
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,24 @@ def _tuning(settings: Etcd) -> dict[str, int]:
         "ETCD_HEARTBEAT_INTERVAL": (settings.heartbeat_ms, _DEFAULTS.heartbeat_ms),
     }
     return {name: value for name, (value, default) in times.items() if value != default}
+
+
+def answer_s(cluster: Cluster) -> int:
+    """Give the seconds in which a member that works answers: twice the silence after which members
+    elect another leader, and never less than the two that API servers wait by default."""
+    return max(_API_WAITS_S, -(-2 * cluster.etcd.election_ms // 1000))
+
+
+def client_flags(cluster: Cluster) -> sizing.Flags:
+    """Give an API server's flags for how long it waits until it takes etcd, and so itself, for out
+    of service; none for its own default."""
+    seconds = answer_s(cluster)
+    if seconds == _API_WAITS_S:
+        return {}
+    return {
+        "etcd-healthcheck-timeout": f"{seconds}s",
+        "etcd-readycheck-timeout": f"{seconds}s",
+    }
 
 
 def authority(context: Context) -> NodeFile:

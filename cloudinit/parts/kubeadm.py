@@ -145,7 +145,7 @@ def _cluster_view(context: Context) -> dict[str, Any]:
     known = (*spec.dns_names, *masters[0], *spec.addresses, *masters[1])
     names = [str(name) for name in dict.fromkeys(known) if name not in added]
     return {
-        "apiserver_flags": _sorted(sizing.apiserver_flags(cluster)),
+        "apiserver_flags": _sorted(apiserver.flags_of(cluster)),
         "algorithm": _ALGORITHMS[cluster.pki.algorithm],
         "cluster": cluster.name,
         "controller_flags": _sorted({**size.controller_manager, **election}),

@@ -88,7 +88,7 @@ def test_what_is_configured_reaches_kubeadm(tmp_path: Path) -> None:
     files = single(
         tmp_path,
         api={"port": 6444, "extra_sans": ["api.example.org"]},
-        etcd={"quota_mib": 100},
+        etcd={"election_ms": 4000, "quota_mib": 100},
         kubelet={"max_pods": 50},
         leader_election={"lease_s": 60, "renew_s": 40, "retry_s": 10},
         network={"pod_cidr": "10.32.0.0/12", "node_mask": 25, "domain": "lab.example"},
@@ -104,6 +104,7 @@ def test_what_is_configured_reaches_kubeadm(tmp_path: Path) -> None:
     assert {"name": "quota-backend-bytes", "value": str(100 << 20)} in (
         wanted["etcd"]["local"]["extraArgs"]
     )
+    assert {"name": "etcd-readycheck-timeout", "value": "8s"} in wanted["apiServer"]["extraArgs"]
     assert {"name": "node-cidr-mask-size-ipv4", "value": "25"} in (
         wanted["controllerManager"]["extraArgs"]
     )

@@ -138,6 +138,24 @@ def test_members_far_from_each_other_are_given_time(tmp_path: Path) -> None:
     assert settings["ETCD_ELECTION_TIMEOUT"] == "3000"
 
 
+@pytest.mark.parametrize(
+    ("election_ms", "flags", "check"),
+    [
+        (1000, [], "timeout check 2s"),
+        (5000, ["--etcd-healthcheck-timeout=10s", "--etcd-readycheck-timeout=10s"],
+         "timeout check 10s"),
+    ],
+)  # fmt: skip
+def test_nobody_takes_a_master_for_lost_while_its_database_may_be_silent(
+    tmp_path: Path, election_ms: int, flags: list[str], check: str
+) -> None:
+    files = render_files(tmp_path, nodes=nodes(*HA), etcd={"election_ms": election_ms})
+
+    said = environment(files, "/etc/kubernetes/kube-apiserver.env")["SIZE_FLAGS"].split()
+    assert [flag for flag in said if "check-timeout" in flag] == flags
+    assert check in files["/etc/haproxy/haproxy.cfg"].content.decode()
+
+
 def test_controllers_that_reach_no_api_for_a_minute_keep_what_they_lead(tmp_path: Path) -> None:
     wanted = {"lease_s": 137, "renew_s": 107, "retry_s": 26}
 
