@@ -8,11 +8,17 @@ serving certificate.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from cloudinit.model import Cluster
 from cloudinit.parts.approver import declared_nodes
+from kubekiln.errors import KubekilnError
 from kubekiln.operations.kubectl import admin_for
 from kubekiln.paths import Project
+from kubekiln.progress import say
+from pipeline.targets.machine import Machine
+from pipeline.targets.protocol import Target
+from pipeline.targets.record import read_record
 
 
 def manifest(cluster: Cluster) -> str:
@@ -32,3 +38,22 @@ def apply_nodes(project: Project, cluster: Cluster) -> str:
     """Give the list to the cluster's API; what it says."""
     admin = admin_for(project, cluster, usage="kubekiln cluster nodes CLUSTER --apply")
     return admin.apply(manifest(cluster).encode())
+
+
+def announce_new(
+    project: Project, cluster: Cluster, target: Target, machines: Sequence[Machine]
+) -> None:
+    """Give the list to a cluster that runs before machines are made which it may not know.
+
+    If its API doesn't take it, that is said, and is no error: what runs may be a worker alone, and
+    the masters be booted next.
+    """
+    there = [machine for machine in machines if read_record(machine.run_dir)]
+    runs = any(target.status(machine).state == "running" for machine in there)
+    if not runs or len(there) == len(machines):
+        return
+    try:
+        say(apply_nodes(project, cluster))
+    except KubekilnError as error:
+        command = f"kubekiln cluster nodes {cluster.name} --apply"
+        say(f"note: the masters weren't told of new nodes, `{command}` does it: {error}")

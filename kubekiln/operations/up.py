@@ -18,6 +18,7 @@ from kubekiln.errors import ConfigError
 from kubekiln.files import make_dir, write_atomic
 from kubekiln.operations.clusters import changing_machines
 from kubekiln.operations.kubectl import pinned_kubectl
+from kubekiln.operations.nodes import announce_new
 from kubekiln.operations.placement import check_target
 from kubekiln.operations.prepare import Plan, bake_image, key_dir_of, render
 from kubekiln.operations.undo import undone_unless_up
@@ -68,6 +69,7 @@ def bring_up(
             keep_or_make(machine, target_name)
             for machine in plan_machines(project, plan.cluster, rendered, image)
         ]
+        announce_new(project, plan.cluster, target, machines)
         started = time.monotonic()
         with undone_unless_up(target, machines, project=project, keep=keep) as booted:
             for machine in machines:
