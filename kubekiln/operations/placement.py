@@ -42,12 +42,12 @@ def unmet(target: Target, cluster: Cluster) -> Iterator[Finding]:
             f"with target {name}",
             f"run with --target nspawn, or {_ELSEWHERE}",
         )
-    if missing := set(network.families) - target.families:
+    if not target.reached_by.intersection(network.families):
         yield Finding(
             ("network", "node_cidr"),
-            f"{cluster.name} has addresses of {name_families(sorted(missing))}, which target "
-            f"{name} gives no machine",
-            f"run with --target nspawn, or {_ELSEWHERE}",
+            f"{cluster.name} has addresses of {name_families(network.families)} alone, by which "
+            f"target {name} lets nobody reach its API",
+            f"run with --target nspawn, {_ELSEWHERE}, or give it an IPv4 network, too",
         )
     if cluster.datasource != "nocloud":
         yield Finding(

@@ -54,7 +54,7 @@ class NspawnTarget:
 
     name = "nspawn"
     joins_machines = True
-    families = frozenset({4, 6})
+    reached_by = frozenset({4, 6})
     carries_vlans = False
 
     def problems(self) -> list[Problem]:

@@ -18,8 +18,8 @@ class Target(Protocol):
     name: str
     joins_machines: bool
     """Whether the machines of one cluster reach each other."""
-    families: frozenset[int]
-    """The families of addresses, 4 and 6, that it can give the machines' network."""
+    reached_by: frozenset[int]
+    """The families of addresses, 4 and 6, by which this host can reach a machine's API."""
     carries_vlans: bool
     """Whether the machines' network may be a tagged one (IEEE 802.1Q)."""
 

@@ -65,7 +65,7 @@ class QemuTarget:
     name = "qemu"
     joins_machines = True
     # The router's user network has IPv6, but forwards no port of the host to it.
-    families = frozenset({4})
+    reached_by = frozenset({4})
     carries_vlans = True
 
     def problems(self) -> list[Problem]:

@@ -29,6 +29,7 @@ NODES, FURTHER = "switch", "further-switch"
 OUTSIDE = "outside"
 """The router's netdev that reaches what the host reaches."""
 _BACKLOG = 128
+_FORWARDED = 4
 
 
 def ensure_network(machine: Machine) -> None:
@@ -54,12 +55,11 @@ def switch_command(
 def router_command(machine: Machine) -> list[str | Path]:
     """A QEMU that runs no machine: what it has is a user network and a cable to the switch."""
     directory = machine.network_dir
-    user = f"user,id={OUTSIDE},ipv6=off,net={machine.address.network},host={machine.gateways[0]}"
     return [
         QEMU, "-name", f"{machine.cluster}-router",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", "none",
-        "-netdev", user,
+        "-netdev", f"user,id={OUTSIDE},{_of_families(machine)}",
         "-netdev", cable_option("cable", directory, NODES),
         # Two netdevs that are no machine's meet at a hub.
         "-netdev", f"hubport,id=outside-port,hubid=0,netdev={OUTSIDE}",
@@ -68,6 +68,19 @@ def router_command(machine: Machine) -> list[str | Path]:
         "-pidfile", _marker(directory),
         "-daemonize",
     ]  # fmt: skip
+
+
+def _of_families(machine: Machine) -> str:
+    words = {4: "ipv4=off", 6: "ipv6=off"}
+    for address, gateway in zip(machine.addresses, machine.gateways, strict=True):
+        network = address.network
+        words[network.version] = (
+            f"net={network},host={gateway}"
+            if network.version == _FORWARDED
+            else f"ipv6-prefix={network.network_address},ipv6-prefixlen={network.prefixlen},"
+            f"ipv6-host={gateway}"
+        )
+    return ",".join(words.values())
 
 
 def cable_option(name: str, directory: Path, network: str) -> str:
@@ -84,7 +97,8 @@ def option(path: Path) -> str:
 def join(machine: Machine) -> None:
     """Have the network, and the machine's port of 127.0.0.1 lead to its API.
 
-    Raises KubekilnError if the port is taken; nothing is started then.
+    QEMU's user network forwards to IPv4 alone (its hostfwd). Raises KubekilnError if the port is
+    taken; nothing is started then.
     """
     leave(machine)
     if machine.api_host_port is None:
@@ -92,7 +106,8 @@ def join(machine: Machine) -> None:
         return
     check_port(machine.api_host_port, machine.name)
     ensure_network(machine)
-    to = f"{machine.address.ip}:{machine.api_port}"
+    address = next(one.ip for one in machine.addresses if one.version == _FORWARDED)
+    to = f"{address}:{machine.api_port}"
     said = _tell_router(machine, f"hostfwd_add {OUTSIDE} {_door(machine)}-{to}")
     if said:
         raise KubekilnError(f"no way to the API of {machine.name}: {said}")

@@ -18,7 +18,7 @@ class FakeTarget:
 
     name: str = "fake"
     joins_machines: bool = True
-    families: frozenset[int] = frozenset({4, 6})
+    reached_by: frozenset[int] = frozenset({4, 6})
     carries_vlans: bool = False
     state: State = "absent"
     report: ConsoleReport = READY

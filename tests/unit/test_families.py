@@ -221,7 +221,7 @@ def test_a_balancer_of_two_families_listens_on_both(tmp_path: Path) -> None:
     assert "    bind [::]:6443 v4v6\n" in text(balancer, "/etc/haproxy/haproxy.cfg")
 
 
-def test_addresses_that_a_target_gives_no_machine_are_refused(
+def test_addresses_by_which_a_target_leads_to_no_api_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(QemuTarget, "problems", lambda _: [])
@@ -233,7 +233,8 @@ def test_addresses_that_a_target_gives_no_machine_are_refused(
     with pytest.raises(KubekilnError) as error:
         check_target(QemuTarget(), Project(tmp_path), ipv6, tmp_path / "lab.yaml")
 
-    assert "lab has addresses of IPv6, which target qemu gives no machine" in str(error.value)
+    said = str(error.value)
+    assert "lab has addresses of IPv6 alone, by which target qemu lets nobody reach its API" in said
 
 
 def test_an_ipv6_cluster_needs_no_more_words_than_an_ipv4_one() -> None:

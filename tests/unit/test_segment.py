@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
@@ -173,9 +174,29 @@ def test_the_router_has_the_gateways_address_and_no_machine(tmp_path: Path) -> N
 
     assert option(command, "-machine") == ["none"]
     user, stream, *hub = option(command, "-netdev")
-    assert user == "user,id=outside,ipv6=off,net=10.80.0.0/24,host=10.80.0.1"
+    assert user == "user,id=outside,net=10.80.0.0/24,host=10.80.0.1,ipv6=off"
     assert stream.startswith("stream,id=cable,server=off,addr.type=unix,addr.path=/")
     assert [port.rpartition("=")[2] for port in hub] == ["outside", "cable"]
+
+
+def test_the_router_of_both_families_has_a_gateway_of_each_and_its_door_leads_to_ipv4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = make_machine(
+        tmp_path,
+        addresses=(ip_interface("fd00:80::11/64"), ip_interface("10.80.0.11/24")),
+        gateways=(ip_address("fd00:80::1"), ip_address("10.80.0.1")),
+        api_host_port=free_port(),
+    )
+
+    user, *_ = option(segment.router_command(both), "-netdev")
+    assert user == (
+        "user,id=outside,net=10.80.0.0/24,host=10.80.0.1,"
+        "ipv6-prefix=fd00:80::,ipv6-prefixlen=64,ipv6-host=fd00:80::1"
+    )
+    told = Told(monkeypatch)
+    segment.join(both)
+    assert told.lines[-1].endswith("-10.80.0.11:6443")
 
 
 def test_a_comma_in_the_path_of_a_socket_does_not_end_the_option(
