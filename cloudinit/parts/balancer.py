@@ -88,8 +88,8 @@ def _settings(context: Context, bind: str) -> NodeFile:
         "servers": [(m.name, _address(m, own), cluster.api.port) for m in masters],
     }
     keys = (
-        "api.port", "api.local_port", "api.vip", "etcd.election_ms", "etcd.events", "nodes.name", "nodes.address",
-        "nodes.role",
+        "api.port", "api.local_port", "api.vip", "etcd.election_ms", "etcd.events", "nodes.name",
+        "nodes.address", "nodes.role",
     )  # fmt: skip
     return from_template("/etc/haproxy/haproxy.cfg", view, keys=keys, mode=0o644)
 

@@ -88,7 +88,7 @@ def _of_master(context: Context) -> tuple[NodeFile, ...]:
 
 def _init(context: Context) -> NodeFile:
     view = {
-        **_registration(context, ignored=_left_by_master(context)),
+        **_registration(context, ignored=_ignored_of_master(context)),
         **kubelet.settings_view(context.cluster),
         **_cluster_view(context),
     }
@@ -101,7 +101,7 @@ def _join(context: Context, *, is_master: bool) -> NodeFile:
         "FileAvailable--etc-kubernetes-pki-ca.crt",
         "FileAvailable--etc-kubernetes-bootstrap-kubelet.conf",
         "FileAvailable--etc-kubernetes-kubelet.conf",
-        *(_left_by_master(context) if is_master else ("Port-10250",)),
+        *(_ignored_of_master(context) if is_master else ("Port-10250",)),
     ]
     view = {
         **_registration(context, ignored=ignored),
@@ -111,9 +111,11 @@ def _join(context: Context, *, is_master: bool) -> NodeFile:
     return from_template(f"{_DIRECTORY}/join.yaml", view, keys=(*_NODE_KEYS, "api.port"))
 
 
-def _left_by_master(context: Context) -> list[str]:
-    """Name the checks that find what an attempt before left, over which the next one goes on."""
+def _ignored_of_master(context: Context) -> list[str]:
+    """Name the checks that find what an attempt before left, over which the next one goes on; and
+    that of the number of CPUs, which is for whoever declares the machine to say."""
     return [
+        "NumCPU",
         "DirAvailable--var-lib-etcd",
         *(f"FileAvailable--etc-kubernetes-manifests-{name}.yaml" for name in _MANIFESTS),
         *(f"Port-{port}" for port in (*_PORTS, context.cluster.api.port)),

@@ -34,7 +34,7 @@ class Boot:
     """Asks the API which nodes are Ready; empty while it doesn't answer."""
     nodes: frozenset[str]
     """The machines that are to become nodes: those of some roles run no pods."""
-    shown: set[tuple[str, str, float]] = field(default_factory=set)
+    shown: set[tuple[str, str]] = field(default_factory=set)
     asked: float = 0.0
     ready: frozenset[str] = frozenset()
 
@@ -59,11 +59,12 @@ class Boot:
 
     def _show(self, statuses: dict[str, MachineStatus]) -> None:
         for name, status in statuses.items():
-            for phase in status.report.phases:
-                key = (name, phase.name, phase.seconds)
-                if key not in self.shown:
-                    self.shown.add(key)
-                    say(f"  {name}: {phase.name:<12} {clock(phase.seconds):>10}")
+            phases = status.report.phases
+            lines = [f"{phase.name:<12} {clock(phase.seconds):>10}" for phase in phases]
+            for line in (*lines, *status.report.failing):
+                if (name, line) not in self.shown:
+                    self.shown.add((name, line))
+                    say(f"  {name}: {line}")
 
     def _check(self, machine: Machine, status: MachineStatus) -> None:
         if status.report.refusals:

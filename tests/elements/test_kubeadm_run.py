@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kubekiln.process import Command, Result, run
+from pipeline.targets.console import read_console
 from tests.support.node_runtime import PROGRAMS_DIR, ROOT
 
 from kubekiln_node.etcd_membership import ASK_FOR_S  # isort: skip
@@ -69,6 +71,7 @@ class Machine:
         *,
         served: bool = False,
         fails: bool = False,
+        says: str = "",
         ignored: str = "",
         ask_for_s: int | None = None,
     ) -> Result:
@@ -79,14 +82,15 @@ class Machine:
         log.unlink(missing_ok=True)
         for name, status in {"kubeadm": int(fails), "wait-for-balancer": int(not served)}.items():
             program = programs / name
-            program.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexit {status}\n')
+            words = f"printf %s {shlex.quote(says)} >&2" if name == "kubeadm" else ":"
+            program.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\n{words}\nexit {status}\n')
             program.chmod(0o755)
         env = {"PATH": f"{programs}:/usr/bin:/bin", BALANCERS_URL: "https://127.0.0.1:7443/readyz"}
         if ask_for_s is not None:
             env["ASK_FOR_S"] = str(ask_for_s)
         if ignored:
             env["IGNORE_PREFLIGHT_ERRORS"] = ignored
-        places = (self.root / "etc", self.root / "state", self.root / "haproxy.cfg")
+        places = [self.root / name for name in ("etc", "state", "haproxy.cfg", "console")]
         return run(Command([programs / "kubeadm-run", *places], env=env), check=False)
 
     def verbs(self) -> list[str]:
@@ -247,3 +251,24 @@ def test_what_a_container_cannot_show_is_left_out_of_the_checks(machine: Machine
     machine.run(ignored="SystemVerification")
 
     assert "--ignore-preflight-errors=SystemVerification" in (machine.root / "log").read_text()
+
+
+def test_what_kubeadms_checks_find_is_on_the_console_once_a_boot(machine: Machine) -> None:
+    machine.put(SINGLE)
+    console = machine.root / "console"
+    words = (
+        "[preflight] Some fatal errors occurred:\n\t[ERROR Mem]: the system RAM (900 MB) is less\n"
+    )
+    console.write_text("")
+
+    first = machine.run(fails=True, says=words)
+
+    assert first.returncode == 1
+    assert "[ERROR Mem]" in first.stderr.decode(), "the journal has it all"
+    (failing,) = read_console(console).failing
+    said = "kubekiln-kubeadm.service is failed: Mem: the system RAM (900 MB) is less;"
+    assert failing == said
+    console.write_text("")
+    machine.run(fails=True, says=words)
+    machine.run(fails=True, says="timed out waiting for the condition\n")
+    assert console.read_text() == ""

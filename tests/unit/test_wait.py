@@ -58,6 +58,21 @@ def test_a_boot_that_fails_says_why_and_shows_the_console(
     assert str(machine.console_log) in str(failed.value)
 
 
+def test_what_a_machine_calls_failing_is_said_once_while_it_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "kubekiln-kubeadm.service is failed: Mem: less than wanted"
+    phases = (Phase("containerd", 3.0), Phase("ready", 9.0))
+    report = ConsoleReport(phases, failing=(words,), complete=True)
+    target = FakeTarget(state="running", report=report)
+    watch = boot_of(target, make_machine(tmp_path), iter([frozenset({"lab-1"})]))
+
+    for _ in range(2):
+        watch.wait(timeout_s=30, note=quiet)
+
+    assert capsys.readouterr().err.count(f"lab-1: {words}") == 1
+
+
 def test_only_nodes_whose_condition_is_true_are_ready() -> None:
     def node(name: str, status: str) -> dict[str, object]:
         conditions = [
