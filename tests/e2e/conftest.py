@@ -158,8 +158,8 @@ def lab() -> Iterator[Lab]:
         lab.kubekiln("down", "--all", check=False)
         shutil.rmtree(root)
     root.mkdir(parents=True)
-    shutil.copytree(ROOT / "configs", root / "configs")
-    (root / "elements").symlink_to(ROOT / "elements")
+    for name in ("configs", "elements"):
+        shutil.copytree(ROOT / name, root / name, symlinks=True)
     yield lab
     lab.kubekiln("down", "--all")
 

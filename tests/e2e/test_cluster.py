@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from kubekiln.operations.wait import ready_names
-from kubekiln.process import Command, run
 from pipeline.targets.console import read_console
 from pipeline.targets.kvm import kvm_works
 from pipeline.targets.qemu import QemuTarget
 from pipeline.targets.qmp import execute, socket_path
 from tests.e2e.conftest import BOOT_S, FURTHER_NETWORK, VLAN, Running
+from tests.support.guestdisk import copy_out
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2 * BOOT_S)]
@@ -137,8 +137,8 @@ def test_a_database_that_lost_power_comes_back_with_its_disk_and_data(
 
     QemuTarget().stop(database, graceful=False)
 
-    # Only now: while the machine runs, part of its disk's directories is in its memory alone.
-    assert {"snap", "wal"} <= files_of(database.run_dir / "etcd.qcow2", "/member", tmp_path)
+    member = copy_out(database.run_dir / "etcd.qcow2", "/member", tmp_path)
+    assert {"snap", "wal"} <= {path.name for path in member.iterdir()}
     cluster.lab.kubekiln("up", cluster.name, "--target", "qemu", "--timeout", str(BOOT_S))
     kept = cluster.kubectl("get", "configmap", "kept", "--output=jsonpath={.data.k}").text
     assert kept == "v"
@@ -162,16 +162,6 @@ def test_a_rebooted_node_gets_ready_again_and_so_do_its_pods(cluster: Running) -
     cluster.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={PODS_S}")
     cluster.kubectl("delete", "job", "client", "--namespace=e2e")
     ask_the_web_server(cluster)
-
-
-def files_of(disk: Path, directory: str, scratch: Path) -> set[str]:
-    """What stands in a directory of a stopped machine's ext4 disk, its journal played back."""
-    raw = scratch / "disk.raw"
-    run(Command(["qemu-img", "convert", "-O", "raw", disk, raw]))
-    # debugfs reads no journal; e2fsck plays it back, and ends with 1 when it changed something.
-    assert run(Command(["e2fsck", "-fy", raw]), check=False).returncode in {0, 1}
-    listed = run(Command(["debugfs", "-R", f"ls -p {directory}", raw])).text
-    return {line.split("/")[5] for line in listed.splitlines() if line.startswith("/")}
 
 
 def nodes_of(cluster: Running, selector: str) -> set[str]:

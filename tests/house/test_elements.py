@@ -38,7 +38,8 @@ def hooks() -> list[Path]:
 
 
 def shell_scripts() -> list[Path]:
-    files = [p for p in ELEMENTS.rglob("*") if p.is_file() and not p.is_symlink()]
+    trees = ELEMENTS, ROOT / "tests/e2e/elements"
+    files = [p for t in trees for p in t.rglob("*") if p.is_file() and not p.is_symlink()]
     found = [p for p in files if re.match(rb"#!/bin/(ba)?sh", p.read_bytes())]
     return [*found, *sorted((ROOT / "pipeline").rglob("*.sh"))]
 

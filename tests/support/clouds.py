@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from kubekiln.channel import CHANNELS
 from pipeline.targets.machine import Machine
 from tests.support.metadata import ADDRESS
 
@@ -21,6 +22,7 @@ _TOKEN = "of-this-machine"  # noqa: S105 - opens nothing
 _SERIAL = "20614"
 _UUID = "ec2e1916-9099-7caf-fd21-032134566a8c"
 _OTHER_NAME = "named-by-the-cloud"
+_SERVED = ' HTTP/1.1" 200'
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,24 @@ class Cloud:
     smbios: str
     """Of its machines' table of type 1."""
     asked: str
-    """The end of the path that a machine must have asked for: user-data, where that comes so."""
-    files: Callable[[Machine], Files]
-    """What it serves to a machine, by path."""
+    """The end of what a machine must have asked for: user-data, where that comes so."""
+    files: Callable[[Machine], Files] = lambda machine: {}
+    """What its metadata service gives a machine, by path."""
     rules: Mapping[str, str] = field(default_factory=dict)
     image: str = "debian-13-cloud"
     only_source: str = ""
     """The one datasource of an image that is like `image` else, where that looks elsewhere."""
+    element: str = ""
+    """One more of that image's, of tests/e2e/elements."""
     addressing: str = "dhcp"
     asset_tag: str = ""
     """Of the machines' chassis."""
     media: Callable[[Machine], Files] | None = None
     """What is on a CD of the machine's."""
+    guestinfo: Callable[[Machine], Files] | None = None
+    """What its hypervisor is asked for by a program on the machine."""
+    cpu: str = ""
+    """What its CPU doesn't say of itself, as QEMU has it."""
 
 
 def _attached(machine: Machine, name: str) -> bytes:
@@ -158,6 +166,13 @@ def _media_of_azure(machine: Machine) -> Files:
     return {"ovf-env.xml": document.encode()}
 
 
+def _guestinfo_of_vmware(machine: Machine) -> Files:
+    beside = CHANNELS["vsphere"].beside
+    encodings = {key: encoding.encode() for key, encoding in beside.items()}
+    values = {key.removesuffix(".encoding") for key in beside}
+    return {**encodings, **{key: _attached(machine, key) for key in values}}
+
+
 def _as_any_server(machine: Machine) -> Files:
     names = ("meta-data", "network-config", "user-data")
     return {f"seed/{name}": _attached(machine, name) for name in names}
@@ -167,7 +182,7 @@ CLOUDS = (
     Cloud(
         "ec2",
         f"type=1,manufacturer=Amazon EC2,product=t3.medium,uuid={_UUID},serial={_UUID}",
-        "/user-data",
+        f"/user-data{_SERVED}",
         _as_amazon,
         rules={
             "header": "X-aws-ec2-metadata-token",
@@ -179,20 +194,20 @@ CLOUDS = (
     Cloud(
         "gce",
         "type=1,manufacturer=Google,product=Google Compute Engine,serial=GoogleCloud-0123456789AB",
-        "/computeMetadata/v1/instance/attributes/?recursive=True",
+        f"/computeMetadata/v1/instance/attributes/?recursive=True{_SERVED}",
         _as_google,
         rules={"header": "Metadata-Flavor", "value": "Google"},
     ),
     Cloud(
         "hetzner",
         f"type=1,manufacturer=Hetzner,product=vServer,serial={_SERIAL}",
-        "/hetzner/v1/userdata",
+        f"/hetzner/v1/userdata{_SERVED}",
         _as_hetzner,
     ),
     Cloud(
         "linode",
         f"type=1,manufacturer=Akamai,product=Compute Instance,serial={_SERIAL}",
-        "/v1/user-data",
+        f"/v1/user-data{_SERVED}",
         _as_linode,
         rules={
             "header": "Metadata-Token",
@@ -205,7 +220,7 @@ CLOUDS = (
     Cloud(
         "azure",
         f"type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,uuid={_UUID}",
-        "/machine?comp=health",
+        f"/machine?comp=health{_SERVED}",
         _as_azure,
         asset_tag="7783-7084-3265-9085-8269-3286-77",
         media=_media_of_azure,
@@ -214,14 +229,26 @@ CLOUDS = (
     Cloud(
         "cloudstack",
         "type=1,manufacturer=Apache Software Foundation,product=CloudStack KVM Hypervisor",
-        "/latest/user-data",
+        f"/latest/user-data{_SERVED}",
         _as_cloudstack,
         only_source="CloudStack",
+    ),
+    # The node clears what its hypervisor shows to every process on it. Where its CPU names no
+    # hypervisor, kernel and systemd take it for VMware's by its firmware.
+    Cloud(
+        "vsphere",
+        "type=1,manufacturer=VMware,, Inc.,product=VMware Virtual Platform",
+        "info-set guestinfo.userdata ---",
+        image="debian-13-vmware",
+        element="vmware-rpctool-on-disk",
+        addressing="static",
+        guestinfo=_guestinfo_of_vmware,
+        cpu=",hypervisor=off,tcg-cpuid=off",
     ),
     Cloud(
         "nocloud",
         f"type=1,serial=ds=nocloud;s=http://{ADDRESS}/seed/",
-        "/seed/user-data",
+        f"/seed/user-data{_SERVED}",
         _as_any_server,
         image="debian-13",
         addressing="static",
