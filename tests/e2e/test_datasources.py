@@ -113,8 +113,8 @@ def test_a_node_of_the_image_for_clouds_gets_ready_from_a_metadata_service(
     served = make_dir(tmp_path / "served")
     with cloud(lab, "service", make_dir(tmp_path / "empty")) as (made, machine, said):
         listings = {
-            "openstack/index.html": b"latest\n",
-            "latest/meta-data/index.html": b"instance-id\n",
+            "openstack/index": b"latest\n",
+            "latest/meta-data/index": b"instance-id\n",
             "latest/meta-data/instance-id": b"i-00000001",
         }
         lay_down({**said, **listings}, served)

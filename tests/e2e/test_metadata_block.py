@@ -77,7 +77,7 @@ def test_a_pod_reaches_everything_else(node: Fleet) -> None:
     gateway = node.machines[NODE].gateways[0]
 
     said, _ = in_pod(node, "usual", f"https://{node.machines[NODE].address.ip}:6443/readyz")
-    refused, _ = in_pod(node, "usual", f"http://{gateway}/")
+    refused, _ = in_pod(node, "usual", f"http://{gateway}:81/")
 
     # Who speaks TLS there isn't known to the pod; that somebody does, is enough.
     assert "CERTIFICATE_VERIFY_FAILED" in said

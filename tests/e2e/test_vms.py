@@ -23,12 +23,14 @@ from pipeline.targets.console import read_console
 from pipeline.targets.qemu import QemuTarget
 from tests.e2e.conftest import BOOT_S, Lab, changed_qemu, free_port
 from tests.support.firmware import FIRMWARE
+from tests.support.fleet import plan_fleet
+from tests.support.network import unanswered
 from tests.support.pods import web_restarts
 from tests.support.waiting import until
 
 # Five emulated machines on two cores; with KVM minutes.
 READY_S = 3000.0
-PODS_S = "900s"
+PODS_S = 900.0
 # Members that share two cores, emulated, answer each other in seconds rather than in 100 ms, and an
 # API takes longer than the 10 s for which controllers try to keep their leases.
 PATIENT = {
@@ -48,7 +50,7 @@ def wait_for_name_servers(lab: Lab, name: str) -> None:
     # Deployment's ten minutes are long over when its pods have a node.
     lab.kubectl(
         name, "wait", "--for=condition=Available", "deploy/coredns", "-n=kube-system",
-        f"--timeout={PODS_S}",
+        f"--timeout={PODS_S}s",
     )  # fmt: skip
 
 
@@ -66,10 +68,10 @@ def test_all_nodes_get_ready_and_pods_reach_each_other(lab: Lab, image: Path, na
         assert ready_nodes(lab, name) == set(wanted)
         wait_for_name_servers(lab, name)
         lab.apply(name, "web.yaml")
-        lab.kubectl(name, "rollout", "status", "deploy/web", "-n=e2e", f"--timeout={PODS_S}")
+        lab.kubectl(name, "rollout", "status", "deploy/web", "-n=e2e", f"--timeout={PODS_S}s")
         lab.apply(name, "client.yaml")
         lab.kubectl(
-            name, "wait", "--for=condition=Complete", "job/client", "-n=e2e", f"--timeout={PODS_S}"
+            name, "wait", "--for=condition=Complete", "job/client", "-n=e2e", f"--timeout={PODS_S}s"
         )
     finally:
         lab.kubekiln("down", name)
@@ -92,10 +94,10 @@ def test_a_node_gets_ready_under_secure_boot(lab: Lab, image: Path, tmp_path: Pa
         lab.kubekiln("down", name)
 
 
-def test_kubeadm_makes_a_cluster_of_a_virtual_machine(lab: Lab, image: Path) -> None:
+def test_kubeadm_makes_a_cluster_of_virtual_machines(lab: Lab, image: Path) -> None:
     assert image.exists()
     name = "by-kubeadm"
-    nodes = lab.add_cluster(name)
+    nodes = lab.add_cluster(name, workers=1)
     lab.edit_cluster(name, lambda config: config.update(bootstrap="kubeadm"))
     try:
         lab.kubekiln("up", name, "--target", "qemu", "--timeout", str(BOOT_S))
@@ -108,6 +110,20 @@ def test_kubeadm_makes_a_cluster_of_a_virtual_machine(lab: Lab, image: Path) -> 
         lab.kubekiln("down", name)
 
 
+def test_pods_reach_each_other_by_ipv4_and_by_ipv6(lab: Lab, image: Path) -> None:
+    assert image.exists()
+    name = "dual-stack"
+    lab.set_host_port(name, free_port())
+    try:
+        lab.kubekiln("up", name, "--target", "qemu", "--timeout", str(BOOT_S))
+        wait_for_name_servers(lab, name)
+
+        machines = plan_fleet(lab.project, name, QemuTarget())
+        assert unanswered(replace(machines, patience_s=PODS_S)) == {}
+    finally:
+        lab.kubekiln("down", name)
+
+
 def test_a_node_is_ready_again_after_a_reboot_with_its_pods(lab: Lab, image: Path) -> None:
     assert image.exists()
     name = "reboots"
@@ -115,7 +131,7 @@ def test_a_node_is_ready_again_after_a_reboot_with_its_pods(lab: Lab, image: Pat
     lab.kubekiln("up", name, "--target", "qemu", "--timeout", str(BOOT_S))
     try:
         lab.apply(name, "web.yaml")
-        lab.kubectl(name, "rollout", "status", "deploy/web", "-n=e2e", f"--timeout={PODS_S}")
+        lab.kubectl(name, "rollout", "status", "deploy/web", "-n=e2e", f"--timeout={PODS_S}s")
         console = lab.machine(name, node).console_log
 
         lab.apply(name, "reboot.yaml")

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class ControlPlane:
         for manifest in manifests:
             self.make(manifest)
         for crd in (m["metadata"]["name"] for m in manifests):
-            until(lambda name=crd: self._is_established(name), what=crd, timeout_s=_STARTED_S)
+            until(partial(self._is_established, crd), what=crd, timeout_s=_STARTED_S)
 
     def collect_garbage(self) -> None:
         """Start the controllers that remove what nobody owns any more."""

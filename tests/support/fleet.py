@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How do tests boot a cluster's machines one by one, and cut one off?"""
+"""How do tests boot a cluster's machines one by one, cut one off, and look into one?"""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from kubekiln.process import Command, Result, run
 from pipeline.targets.console import read_console
 from pipeline.targets.machine import Machine
 from pipeline.targets.nspawn import NspawnTarget
+from pipeline.targets.protocol import Target
 from tests.support.waiting import until
 
 READY_S = 300.0
@@ -33,13 +34,14 @@ _UNITS = tuple(
 
 @dataclass(frozen=True)
 class Fleet:
-    """A cluster's container machines, none of which boots by itself."""
+    """A cluster's machines, none of which boots by itself; only container machines have a door."""
 
     plan: Plan
     machines: dict[str, Machine]
     kubeconfig: Path
     program: Path
-    target: NspawnTarget
+    target: Target
+    patience_s: float = READY_S
 
     def add(self, name: str, *, seed_dir: Path) -> None:
         """Take in a machine that the configuration doesn't list: one of a pool.
@@ -61,7 +63,7 @@ class Fleet:
     def boot(self, names: Iterable[str]) -> None:
         """Boot machines in this order."""
         for name in names:
-            boot(self.target, "nspawn", self.machines[name], [])
+            boot(self.target, self.target.name, self.machines[name], [])
 
     def cut_off(self, *names: str) -> None:
         """End machines as a power cut does."""
@@ -73,7 +75,7 @@ class Fleet:
         wanted = set(names or self.nodes)
         what = f"{', '.join(sorted(wanted))} Ready"
         try:
-            until(lambda: self.ready_nodes() >= wanted, what=what, timeout_s=READY_S)
+            until(lambda: self.ready_nodes() >= wanted, what=what, timeout_s=self.patience_s)
         except AssertionError as late:
             raise AssertionError(f"{late}\n{self.symptoms(wanted)}") from None
 
@@ -100,12 +102,8 @@ class Fleet:
 
     def kubectl(self, *arguments: str, check: bool = True) -> Result:
         """Run the pinned kubectl as the cluster's administrator."""
-        return run(
-            Command(
-                [self.program, f"--kubeconfig={self.kubeconfig}", *arguments], timeout_s=READY_S
-            ),
-            check=check,
-        )
+        words = [self.program, f"--kubeconfig={self.kubeconfig}", *arguments]
+        return run(Command(words, timeout_s=self.patience_s), check=check)
 
     def inside(
         self, name: str, *command: str, check: bool = True, stdin: bytes | None = None
@@ -201,21 +199,24 @@ class Fleet:
         ]
 
 
-@contextmanager
-def fleet(project: Project, name: str, *, now: datetime | None = None) -> Iterator[Fleet]:
-    """Prepare a cluster's machines; whatever was booted is gone when the block ends.
-
-    With `now` they are rendered as if it were another time.
-    """
+def plan_fleet(
+    project: Project, name: str, target: Target, *, now: datetime | None = None
+) -> Fleet:
+    """Prepare a cluster's machines; with `now` they are rendered as if it were another time."""
     plan = load(project, name)
     image = bake_image(project, plan)
     rendered = render_cluster(plan.cluster, project=project, now=now)
     machines = plan_machines(project, plan.cluster, rendered, image)
     kubectl = pinned_kubectl(project, image=plan.cluster.image, version=plan.cluster.kubernetes)
-    target = NspawnTarget()
-    made = Fleet(plan, {m.name: m for m in machines}, rendered.admin_kubeconfig, kubectl, target)
+    return Fleet(plan, {m.name: m for m in machines}, rendered.admin_kubeconfig, kubectl, target)
+
+
+@contextmanager
+def fleet(project: Project, name: str, *, now: datetime | None = None) -> Iterator[Fleet]:
+    """Prepare container machines; whatever was booted is gone when the block ends."""
+    made = plan_fleet(project, name, NspawnTarget(), now=now)
     try:
         yield made
     finally:
         for machine in made.machines.values():
-            target.destroy(machine)
+            made.target.destroy(machine)

@@ -11,6 +11,7 @@ from pathlib import Path
 from kubekiln.files import make_dir
 from kubekiln.process import Command, run, spawn
 from pipeline.targets.netns import network_pid
+from tests.conftest import ROOT
 from tests.support.fleet import Fleet
 from tests.support.waiting import until
 
@@ -30,11 +31,13 @@ def lay_down(files: Mapping[str, bytes], directory: Path) -> None:
 def metadata_service(fleet: Fleet, directory: Path) -> Iterator[None]:
     """Answer at the metadata address, beside a fleet's machines, until the block ends."""
     (directory / "user-data").write_text("#cloud-config\n")
+    rules = directory.with_suffix(".rules.json")
+    rules.write_text("{}")
     machine = next(iter(fleet.machines.values()))
     inside = ["nsenter", f"--net=/proc/{network_pid(machine.network_dir)}/ns/net"]
     run(Command([*inside, "ip", "address", "replace", f"{ADDRESS}/32", "dev", "kk0"]))
-    words = ["-m", "http.server", "80", "--bind", ADDRESS, "--directory", str(directory)]
-    child = spawn(Command([*inside, sys.executable, *words]))
+    serve = [sys.executable, "-m", "tests.support.cloudmetadata", rules, directory]
+    child = spawn(Command([*inside, *serve], cwd=ROOT))
     ask = Command(
         [*inside, sys.executable, "-c", f"import urllib.request as r; r.urlopen({URL!r})"]
     )

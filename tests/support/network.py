@@ -36,7 +36,7 @@ def unanswered(fleet: Fleet, *, more: Sequence[Question] = ()) -> dict[str, list
     """
     fleet.kubectl("apply", "--filename", str(MANIFEST))
     for workload in WORKLOADS:
-        fleet.kubectl("rollout", "status", workload, "-n=e2e", "--timeout=180s")
+        fleet.kubectl("rollout", "status", workload, "-n=e2e", f"--timeout={fleet.patience_s}s")
     pods = fleet.pods("app=net")
     assert {node for _, _, node in pods} == set(fleet.nodes)
     families = fleet.plan.cluster.network.families
