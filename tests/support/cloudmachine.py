@@ -20,12 +20,13 @@ from subprocess import Popen
 import pycdlib
 
 from kubekiln.files import make_dir
-from kubekiln.process import Command, spawn
+from kubekiln.process import Command, run, spawn
 from pipeline.targets.machine import Machine
 from pipeline.targets.qemu import choose_accelerator, make_disks
 from tests.conftest import ROOT
 from tests.support.clouds import Cloud, Files
 from tests.support.metadata import ADDRESS, lay_down
+from tests.support.waiting import until
 
 # Where cloud-init looks for Linode's service first; of Azure's fabric.
 _ADDRESSES = (f"{ADDRESS}/32", "fd00:a9fe:a9fe::1/128", "168.63.129.16/32")
@@ -64,6 +65,9 @@ def cloud_machine(
     finally:
         child.kill()
         child.wait(30)
+        # QEMU ends a moment later, and holds its disk as long.
+        look = Command(["qemu-img", "info", machine.run_dir / "disk.qcow2"])
+        until(lambda: not run(look, check=False).returncode, what="QEMU's end", timeout_s=30)
 
 
 def _service(rules: Path, served: Path) -> list[str]:

@@ -47,6 +47,8 @@ class Cloud:
     """Of the machines' chassis."""
     media: Callable[[Machine], Files] | None = None
     """What is on a CD of the machine's."""
+    kept_in: str = ""
+    """Where cloud-init keeps user-data there, beside its own directory."""
     guestinfo: Callable[[Machine], Files] | None = None
     """What its hypervisor is asked for by a program on the machine."""
     cpu: str = ""
@@ -224,6 +226,7 @@ CLOUDS = (
         _as_azure,
         asset_tag="7783-7084-3265-9085-8269-3286-77",
         media=_media_of_azure,
+        kept_in="/var/lib/waagent",
     ),
     # Its service is at the address of who gives leases.
     Cloud(
