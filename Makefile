@@ -114,7 +114,7 @@ bench-render: setup ## [NODES=5000] measure the rendering of a large cluster
 bench-bake: setup ## [KUBERNETES=1.36.3] [COMPILE=1] measure the bakes and boots of the table in docs/performance.md
 	@$(BIN)/python bench/bake.py $(if $(KUBERNETES),--kubernetes $(KUBERNETES)) $(if $(COMPILE),--compile)
 
-bench-upload: setup ## images to six platforms' test servers: against the platforms' own clients
+bench-upload: setup ## images to eight platforms' test servers: against the platforms' own clients
 	@$(BIN)/python -m bench.upload
 
 bench-bootstrap: setup ## units against kubeadm: seconds to Ready on equal container machines

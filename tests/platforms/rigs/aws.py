@@ -173,7 +173,8 @@ class AwsRig:
 
     def snapshot_of(self, image: RemoteImage) -> str:
         (ami,) = self.admin("ec2").describe_images(ImageIds=[image.id])["Images"]
-        return {tag["Key"]: tag["Value"] for tag in ami["Tags"]}["kubekiln-snapshot"]
+        tags = {tag["Key"]: str(tag["Value"]) for tag in ami["Tags"]}
+        return tags["kubekiln-snapshot"]
 
     def blocks(self, snapshot: str) -> dict[int, bytes]:
         ebs = self.admin("ebs")

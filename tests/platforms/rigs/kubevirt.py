@@ -83,9 +83,12 @@ class KubeVirtRig:
 
     def platform(self, **more: Any) -> KubeVirtPlatform:
         """Make the platform with further settings."""
-        settings = {"type": "kubevirt", "networks": ["lab-net"], "wait_s": 60,
-                    "upload_proxy_ca": self.plane.ca, **more}  # fmt: skip
-        return KubeVirtPlatform(Settings.model_validate(settings))
+        return KubeVirtPlatform(self.settings(**more))
+
+    def settings(self, **more: Any) -> Settings:
+        fields = {"type": "kubevirt", "networks": ["lab-net"], "wait_s": 60,
+                  "upload_proxy_ca": self.plane.ca, **more}  # fmt: skip
+        return Settings.model_validate(fields)
 
     def proxy_url(self, mode: str) -> str:
         """Name the upload proxy behind a door of a mode."""
