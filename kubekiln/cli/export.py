@@ -22,6 +22,10 @@ Into = Annotated[Path, typer.Option("--output", "-o", help="A directory; made if
 Machines = Annotated[
     Literal["aws", "libvirt", "openstack"], typer.Option(help="What the example is to boot on.")
 ]
+Modules = Annotated[
+    Literal["aws", "libvirt", "libvirt-0.8", "openstack"],
+    typer.Option(help="Whose provider the example is for; of libvirt's, 0.9 or 0.8."),
+]
 Infrastructure = Annotated[
     Literal["metal3", "openstack", "vsphere"],
     typer.Option(help="The infrastructure provider."),
@@ -29,7 +33,7 @@ Infrastructure = Annotated[
 
 
 @app.command()
-def terraform(output: Into, cluster: OfCluster = "solo", provider: Machines = "libvirt") -> None:
+def terraform(output: Into, cluster: OfCluster = "solo", provider: Modules = "libvirt") -> None:
     """Write tfvars and the files they name and, once, an example module (OpenTofu as well)."""
     from kubekiln.operations.exportterraform import PROVIDERS, write_terraform
     from kubekiln.progress import say

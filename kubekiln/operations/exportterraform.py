@@ -36,6 +36,8 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
     {
         "aws": Provider("ec2", has_image=False, state="all of each node's user-data"),
         "libvirt": Provider("nocloud", has_image=True, state="where the seeds are"),
+        # The provider's schema before 0.9 was another one.
+        "libvirt-0.8": Provider("nocloud", has_image=True, state="where the seeds are"),
         "openstack": Provider(
             "openstack", has_image=True,
             state="a hash of each node's user-data (plan files: all of it)",

@@ -11,7 +11,7 @@ import base64
 import gzip
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +20,12 @@ import pytest
 from kubekiln.operations.export import Shipment
 from kubekiln.operations.exportfiles import open_output
 from kubekiln.operations.exportterraform import write_terraform
-from kubekiln.process import Command, Result, run
 from pipeline.targets.platform import DiskImage
 from tests.platforms.conftest import USER_DATA, make_spec
 from tests.platforms.rigs.openstack import OpenStackRig
 from tests.platforms.rigs.rig import Rig
-from tests.support.gobuild import GoProgram, go_program
+from tests.support.gobuild import GoProgram
+from tests.support.tofu import Tofu, make_tofu
 
 BUILD_S = 3600
 pytestmark = [
@@ -34,45 +34,11 @@ pytestmark = [
     pytest.mark.parametrize("server", ["openstack"], indirect=True),
 ]
 
-TOFU = GoProgram(
-    "github.com/opentofu/opentofu", "v1.12.6",
-    "h1:0VT4P8pMmGcCUnQ9JDrJ+Qg2d35Vzm4FFd/9+H7oF98=", "./cmd/tofu",
-)  # fmt: skip
 PROVIDER = GoProgram(
     "github.com/terraform-provider-openstack/terraform-provider-openstack/v3", "v3.4.0",
     "h1:Ap8gvameIY5ZM7CMh7fngP/VoIyeupzKX3izoyfp9yg=",
 )  # fmt: skip
 OTHER_DATA = USER_DATA + b"# more\n"
-# Where `tofu init` looks for a provider in a mirror of the file system.
-_IN_MIRROR = "registry.opentofu.org/terraform-provider-openstack/openstack/3.4.0/linux_amd64"
-
-_INSTALLATION = """\
-provider_installation {
-  filesystem_mirror {
-    path = "%s"
-  }
-}
-"""
-
-
-@dataclass(frozen=True)
-class Tofu:
-    """OpenTofu in one directory, with one provider and no network."""
-
-    directory: Path
-    mirror: Path
-
-    def __call__(self, *words: str, check: bool = True) -> Result:
-        config = self.mirror.with_name("tofu.rc")
-        config.write_text(_INSTALLATION % self.mirror)
-        env = {"TF_CLI_CONFIG_FILE": str(config), "OS_CLOUD": "lab", "TF_IN_AUTOMATION": "1",
-               "CHECKPOINT_DISABLE": "1"}  # fmt: skip
-        argv = [go_program(TOFU), *words, "-no-color"]
-        return run(Command(argv, cwd=self.directory, env=env, timeout_s=300), check=check)
-
-    def has_nothing_to_do(self) -> bool:
-        """Plan again: 0 nothing, 2 something (`-detailed-exitcode`)."""
-        return self("plan", "-input=false", "-detailed-exitcode", check=False).returncode == 0
 
 
 @pytest.fixture
@@ -82,11 +48,8 @@ def cloud(rig: Rig) -> OpenStackRig:
 
 @pytest.fixture
 def tofu(tmp_path: Path) -> Tofu:
-    mirror = tmp_path / "mirror"
-    (mirror / _IN_MIRROR).mkdir(parents=True)
-    program = mirror / _IN_MIRROR / "terraform-provider-openstack_v3.4.0"
-    program.symlink_to(go_program(PROVIDER))
-    return Tofu(tmp_path / "out", mirror)
+    source = "terraform-provider-openstack/openstack"
+    return make_tofu(tmp_path, PROVIDER, source, env={"OS_CLOUD": "lab"})
 
 
 def test_the_module_boots_the_cluster_and_takes_it_away(

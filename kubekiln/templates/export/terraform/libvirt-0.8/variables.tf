@@ -1,0 +1,1 @@
+../libvirt/variables.tf
