@@ -29,6 +29,13 @@ NODES, FURTHER = "switch", "further-switch"
 OUTSIDE = "outside"
 """The router's netdev that reaches what the host reaches."""
 _BACKLOG = 128
+# How QEMU's user network is told of a family.
+_USER_NETWORK = {
+    4: "net={network},host={gateway}",
+    6: "ipv6-prefix={network.network_address},ipv6-prefixlen={network.prefixlen},"
+    "ipv6-host={gateway}",
+}
+# The family to which it forwards ports of the host.
 _FORWARDED = 4
 
 
@@ -59,7 +66,7 @@ def router_command(machine: Machine) -> list[str | Path]:
         QEMU, "-name", f"{machine.cluster}-router",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", "none",
-        "-netdev", f"user,id={OUTSIDE},{_of_families(machine)}",
+        "-netdev", f"user,id={OUTSIDE},{_user_network(machine)}",
         "-netdev", cable_option("cable", directory, NODES),
         # Two netdevs that are no machine's meet at a hub.
         "-netdev", f"hubport,id=outside-port,hubid=0,netdev={OUTSIDE}",
@@ -70,16 +77,11 @@ def router_command(machine: Machine) -> list[str | Path]:
     ]  # fmt: skip
 
 
-def _of_families(machine: Machine) -> str:
+def _user_network(machine: Machine) -> str:
     words = {4: "ipv4=off", 6: "ipv6=off"}
     for address, gateway in zip(machine.addresses, machine.gateways, strict=True):
-        network = address.network
-        words[network.version] = (
-            f"net={network},host={gateway}"
-            if network.version == _FORWARDED
-            else f"ipv6-prefix={network.network_address},ipv6-prefixlen={network.prefixlen},"
-            f"ipv6-host={gateway}"
-        )
+        form = _USER_NETWORK[address.version]
+        words[address.version] = form.format(network=address.network, gateway=gateway)
     return ",".join(words.values())
 
 
