@@ -11,6 +11,7 @@ For what we don't drive: PXE, MAAS, Ironic, Tinkerbell, a hypervisor by hand, an
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -169,8 +170,12 @@ class FilePlatform:
         """Remove the node's seed, and the cluster's directory with the last one."""
         directory = Path(instance.id)
         _remove(directory)
-        if directory.parent.is_dir() and not any(directory.parent.iterdir()):
+        try:
             directory.parent.rmdir()
+        except OSError as error:
+            # Others are there; or another thread, which removed a node as well, was faster.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
 
     def _image_path(self, image: DiskImage) -> Path:
         return self._images_dir / f"{image.remote_name}.{SUFFIXES[self.format]}"

@@ -115,6 +115,23 @@ def test_what_can_not_be_removed_is_an_error(
         to.delete(made)
 
 
+def test_the_clusters_directory_may_go_by_another_thread_that_removed_a_node_too(
+    tmp_path: Path, spec: InstanceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = platform(tmp_path)
+    instance = to.create(spec, RemoteImage("image", "image"))
+    rmdir = Path.rmdir
+
+    def second_rmdir(path: Path) -> None:
+        rmdir(path)
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", second_rmdir)
+    to.delete(instance)
+
+    assert to.list_instances() == []
+
+
 def test_a_copy_that_was_cut_is_gone_on_with_where_it_ended(
     tmp_path: Path, image: DiskImage
 ) -> None:
