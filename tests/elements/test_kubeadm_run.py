@@ -272,3 +272,13 @@ def test_what_kubeadms_checks_find_is_on_the_console_once_a_boot(machine: Machin
     machine.run(fails=True, says=words)
     machine.run(fails=True, says="timed out waiting for the condition\n")
     assert console.read_text() == ""
+
+
+def test_a_console_that_is_lost_changes_nothing(machine: Machine) -> None:
+    machine.put(SINGLE)
+    (machine.root / "console").mkdir()
+
+    said = machine.run(fails=True, says="\t[ERROR Mem]: the system RAM (900 MB) is less\n")
+
+    assert said.returncode == 1
+    assert "[ERROR Mem]" in said.stderr.decode()
