@@ -24,7 +24,7 @@ from kubekiln.files import sha256_file
 from kubekiln.process import Command, run
 from pipeline.disk.ovf import Appliance, render_descriptor
 from pipeline.targets.kubeapi import KubeApi
-from pipeline.targets.kubevirt_objects import TOKEN, VOLUME, image_volume, phase_of
+from pipeline.targets.kubevirt_objects import TOKEN, VOLUME, image_volume, phase_of, token_request
 from pipeline.targets.platform import DiskImage
 from tests.platforms.fakes import pve_server
 from tests.platforms.rigs.aws import AwsRig
@@ -117,11 +117,7 @@ def by_curl_to_cdi(rig: KubeVirtRig, image: DiskImage, scratch: Path) -> None:
     volume["metadata"]["name"] = _NAME
     api.create(VOLUME, volume)
     _wait_for(api, "UploadReady")
-    asked = {
-        "apiVersion": f"{TOKEN.group}/{TOKEN.version}", "kind": TOKEN.kind,
-        "metadata": {"name": _NAME}, "spec": {"pvcName": _NAME},
-    }  # fmt: skip
-    answer = api.create(TOKEN, asked) or {}
+    answer = api.create(TOKEN, token_request(_NAME)) or {}
     header = scratch / "header"
     header.write_text(f"Authorization: Bearer {answer['status']['token']}\n")
     run(

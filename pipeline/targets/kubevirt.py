@@ -190,9 +190,7 @@ class KubeVirtPlatform:
 
     def _token(self, image: DiskImage) -> Secret:
         name = objects.volume_name(image)
-        request = {"apiVersion": f"{TOKEN.group}/{TOKEN.version}", "kind": TOKEN.kind,
-                   "metadata": {"name": name}, "spec": {"pvcName": name}}  # fmt: skip
-        answer = self._api.create(TOKEN, request)
+        answer = self._api.create(TOKEN, objects.token_request(name))
         token = ((answer or {}).get("status") or {}).get("token")
         if not token:
             raise TransientError(f"CDI gave no token for an upload to {name}")

@@ -72,6 +72,16 @@ def image_volume(settings: Settings, image: DiskImage) -> Object:
     }
 
 
+def token_request(volume: str) -> Object:
+    """Ask for a token with which a file may be sent into a volume."""
+    return {
+        "apiVersion": f"{TOKEN.group}/{TOKEN.version}",
+        "kind": TOKEN.kind,
+        "metadata": {"name": volume},
+        "spec": {"pvcName": volume},
+    }
+
+
 def whole(image: DiskImage) -> Object:
     """Describe the change that makes an uploaded volume count as whole."""
     return {"metadata": {"annotations": {IMAGE: image.digest, SHA256: image.sha256}}}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +24,8 @@ from tests.platforms.conftest import USER_DATA, make_spec
 from tests.platforms.rigs.openstack import OpenStackRig
 from tests.platforms.rigs.rig import Rig
 from tests.support.gobuild import GoProgram
-from tests.support.tofu import Tofu, make_tofu
+from tests.support.tofu import BUILD_S, Tofu, make_tofu
 
-BUILD_S = 3600
 pytestmark = [
     pytest.mark.platforms,
     pytest.mark.timeout(BUILD_S),
@@ -58,13 +56,10 @@ def test_the_module_boots_the_cluster_and_takes_it_away(
     first, second = (make_spec(tmp_path, name) for name in ("lab-1", "lab-2"))
     nodes = (first, replace(second, etcd_disk_gib=8))
     write_terraform(open_output(tofu.directory), Shipment("lab", images[0], nodes), "openstack")
-    (tofu.directory / "site.auto.tfvars.json").write_text(json.dumps(site(cloud)))
     # Where the provider looks, as other clients do.
     (tofu.directory / "clouds.yaml").symlink_to(os.environ["OS_CLIENT_CONFIG_FILE"])
 
-    tofu("init", "-input=false")
-    tofu("validate")
-    tofu("apply", "-input=false", "-auto-approve")
+    tofu.begin(site(cloud))
 
     made = {server["name"]: server for server in cloud.nova.servers.values()}
     assert set(made) == {"lab-lab-1", "lab-lab-2"}
@@ -82,14 +77,14 @@ def test_the_module_boots_the_cluster_and_takes_it_away(
     write_terraform(
         open_output(tofu.directory), Shipment("lab", images[0], (other, nodes[1])), "openstack"
     )
-    tofu("apply", "-input=false", "-auto-approve")
+    tofu.apply()
     again = {server["name"]: server["id"] for server in cloud.nova.servers.values()}
     assert again["lab-lab-2"] == made["lab-lab-2"]["id"], "a node that didn't change stays"
     assert again["lab-lab-1"] != made["lab-lab-1"]["id"], "one with another role is made anew"
     given = gzip.decompress(base64.b64decode(cloud.nova.user_data[again["lab-lab-1"]]))
     assert given == OTHER_DATA
 
-    tofu("destroy", "-input=false", "-auto-approve")
+    tofu.destroy()
     assert cloud.leftovers() == []
 
 

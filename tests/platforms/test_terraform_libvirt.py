@@ -7,7 +7,6 @@ unprivileged user's, whom no bridge of the host's is lent: the machines have no 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -23,9 +22,8 @@ from tests.platforms.rigs.libvirt import LibvirtRig
 from tests.platforms.rigs.rig import Rig
 from tests.support.disks import raw_sha256
 from tests.support.gobuild import GoProgram
-from tests.support.tofu import make_tofu
+from tests.support.tofu import BUILD_S, make_tofu
 
-BUILD_S = 3600
 pytestmark = [
     pytest.mark.platforms,
     pytest.mark.timeout(BUILD_S),
@@ -50,11 +48,8 @@ def test_the_module_makes_the_machines_and_takes_them_away(
     module = tofu.directory / "main.tf"
     module.write_text(module.read_text().replace("for_each = each.value.macs", "for_each = []"))
     site = {"libvirt_uri": host.uri(), "domain_type": "qemu", "pool": "pool", "bridges": []}
-    (tofu.directory / "site.auto.tfvars.json").write_text(json.dumps(site))
 
-    tofu("init", "-input=false")
-    tofu("validate")
-    tofu("apply", "-input=false", "-auto-approve")
+    tofu.begin(site)
 
     made = set(host.pool_dir.iterdir()) - before
     assert {path.name for path in made} == {
@@ -77,16 +72,21 @@ def test_the_module_makes_the_machines_and_takes_them_away(
     ]  # fmt: skip
     assert tofu.has_nothing_to_do(), "what was made is what the module says"
 
-    first_time = {name: host.domain(f"lab-{name}").findtext("uuid") for name in ("lab-1", "lab-2")}
+    first_time = uuids(host)
     first.seed_iso.write_bytes(first.seed_iso.read_bytes() + bytes(2048))
     other = replace(first, payload="fedcba9876543210")
     changed = Shipment("lab", image, (other, nodes[1]))
     write_terraform(open_output(tofu.directory), changed, "libvirt-0.8")
-    tofu("apply", "-input=false", "-auto-approve")
-    again = {name: host.domain(f"lab-{name}").findtext("uuid") for name in ("lab-1", "lab-2")}
+    tofu.apply()
+    again = uuids(host)
     assert again["lab-2"] == first_time["lab-2"], "a node that didn't change stays"
     assert again["lab-1"] != first_time["lab-1"], "one with another role is made anew"
     assert (host.pool_dir / "lab-lab-1-seed.iso").read_bytes() == first.seed_iso.read_bytes()
 
-    tofu("destroy", "-input=false", "-auto-approve")
+    tofu.destroy()
     assert set(host.pool_dir.iterdir()) == before
+
+
+def uuids(host: LibvirtRig) -> dict[str, str | None]:
+    """Tell a machine from another one of its name that was there before."""
+    return {name: host.domain(f"lab-{name}").findtext("uuid") for name in ("lab-1", "lab-2")}
