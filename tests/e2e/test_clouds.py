@@ -84,10 +84,10 @@ def left_by_cloud_init(machine: Machine, cloud: Cloud, scratch: Path) -> list[Pa
     disk = machine.run_dir / "disk.qcow2"
     attached = [p.read_bytes() for p in machine.seed_dir.iterdir() if "user" in p.name]
     words = (*USER_DATA, *attached)
+    directories = ["/var/lib/cloud", *filter(None, [cloud.kept_in])]
     found = []
-    for directory in filter(None, ["/var/lib/cloud", cloud.kept_in]):
-        copy = copy_out(disk, directory, scratch, at=ROOT_AT)
-        assert copy.is_dir(), f"cloud-init wrote nothing to {directory}"
+    for copy in copy_out(disk, *directories, scratch=scratch, at=ROOT_AT):
+        assert copy.is_dir(), f"cloud-init wrote nothing to {copy.name}"
         files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]
         found += [path for path in files if any(word in path.read_bytes() for word in words)]
     disk.unlink()

@@ -137,7 +137,7 @@ def test_a_database_that_lost_power_comes_back_with_its_disk_and_data(
 
     QemuTarget().stop(database, graceful=False)
 
-    member = copy_out(database.run_dir / "etcd.qcow2", "/member", tmp_path)
+    (member,) = copy_out(database.run_dir / "etcd.qcow2", "/member", scratch=tmp_path)
     assert {"snap", "wal"} <= {path.name for path in member.iterdir()}
     cluster.lab.kubekiln("up", cluster.name, "--target", "qemu", "--timeout", str(BOOT_S))
     kept = cluster.kubectl("get", "configmap", "kept", "--output=jsonpath={.data.k}").text
